@@ -1,0 +1,98 @@
+"""The client's own configuration: where packages come from. Never part of a lock.
+
+Asked in this order for Debian packages: `REPROBOX_DEBIAN_MIRROR`, `[mirrors] debian` in reprobox.toml, what apt is
+configured with on this machine, what apt's own templates say of Debian. For wheels: `[mirrors] pypi`, else whatever
+uv is configured with (its environment variables and configuration files, with their credentials).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reprobox.errors import IndexUnreachable
+
+_APT_TEMPLATES = (Path("/usr/share/python-apt/templates/Debian.info"), Path("/usr/share/debootstrap/scripts/sid"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """How this machine reaches indexes and where it keeps what it fetched.
+
+    Attributes:
+        environ: The process environment, as the command line found it.
+        cache: Folder of the cache; shared by all projects of a user.
+        mirrors: The `[mirrors]` table of reprobox.toml.
+        apt_templates: Files that may name Debian's own mirror.
+    """
+
+    environ: Mapping[str, str]
+    cache: Path
+    mirrors: Mapping[str, str] = field(default_factory=dict)
+    apt_templates: tuple[Path, ...] = _APT_TEMPLATES
+
+
+def parse_index_targets(text: str) -> tuple[str, ...]:
+    """Parse `apt-get indextargets` lines of the form URI|ORIGIN|CODENAME; archives of Debian only, in order."""
+    found: dict[str, None] = {}
+    for line in text.splitlines():
+        uri, _, rest = line.partition("|")
+        origin = rest.partition("|")[0]
+        path = uri.rstrip("/")
+        # Without downloaded lists apt knows no origin yet; an archive of Debian is told by its path then.
+        if origin == "Debian" or (not origin and path.endswith("/debian")):
+            found.setdefault(path)
+    # The security archive is another tree; it is kept last because a suite's own files are not there.
+    return tuple(sorted(found, key=lambda uri: uri.endswith("-security")))
+
+
+def parse_template(text: str) -> str | None:
+    """Parse the first Debian mirror out of a template of apt or a script of debootstrap."""
+    found = re.search(r"^(?:BaseURI:|default_mirror)\s*(\S+)", text, re.MULTILINE)
+    return found[1].rstrip("/") if found else None
+
+
+def find_debian_mirrors(client: Client) -> tuple[str, ...]:
+    """Find where Debian packages can be fetched on this machine.
+
+    Returns:
+        Root URLs of archives, best first; never empty.
+
+    Raises:
+        IndexUnreachable: None is configured.
+    """
+    explicit = client.environ.get("REPROBOX_DEBIAN_MIRROR") or client.mirrors.get("debian")
+    if explicit:
+        return (explicit.rstrip("/"),)
+    mirrors = [*_ask_apt(client), *_read_templates(client.apt_templates)]
+    if not mirrors:
+        raise IndexUnreachable(
+            "no Debian mirror is configured on this machine",
+            hint='name one: set REPROBOX_DEBIAN_MIRROR, or write `debian = "URL"` under [mirrors] in reprobox.toml',
+        )
+    return tuple(dict.fromkeys(mirrors))
+
+
+def _ask_apt(client: Client) -> tuple[str, ...]:
+    apt = shutil.which("apt-get", path=client.environ.get("PATH"))
+    if apt is None:
+        return ()
+    command = [apt, "indextargets", "--format", "$(REPO_URI)|$(ORIGIN)|$(CODENAME)", "Created-By: Packages"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(client.environ))
+    return parse_index_targets(done.stdout)
+
+
+def _read_templates(files: Iterable[Path]) -> list[str]:
+    found = []
+    for file in files:
+        try:
+            mirror = parse_template(file.read_text(encoding="utf-8", errors="replace"))
+        except OSError:
+            continue
+        if mirror:
+            found.append(mirror)
+    return found

@@ -1,0 +1,169 @@
+"""The cache: packages as fetched, layers as written, bases as unpacked. Shared by a user's projects.
+
+Everything in it is named by what it is or by what it is made from, appears whole (write aside, then rename), and is
+never changed. Two builds at once may both write the same thing; the second rename replaces equal bytes by equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from reprobox.errors import BuildError
+from reprobox.image.layers import DiffId, LayerDigest
+from reprobox.image.plan import LayerKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedLayer:
+    """A layer on disk.
+
+    Attributes:
+        digest: What it is.
+        path: The uncompressed tar.
+    """
+
+    digest: LayerDigest
+    path: Path
+
+
+class Cache:
+    """A folder with packages, layers and unpacked bases.
+
+    Args:
+        root: The folder; made when first written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def package_path(self, sha256: str) -> Path:
+        """Where the package with this digest lies, or would."""
+        return self.root / "packages" / sha256[:2] / sha256
+
+    def find_package(self, sha256: str) -> Path | None:
+        """Find a package whose bytes still hash to its name; one that does not is removed."""
+        path = self.package_path(sha256)
+        try:
+            with path.open("rb") as stream:
+                if hashlib.file_digest(stream, "sha256").hexdigest() == sha256:
+                    return path
+        except FileNotFoundError:
+            return None
+        path.unlink(missing_ok=True)
+        return None
+
+    def find_layer(self, key: LayerKey) -> CachedLayer | None:
+        """Find a layer by what it is made from; None where it or its bytes are missing or cut."""
+        note = self._read_json(self.root / "layers" / f"{key}.json")
+        if note is None:
+            return None
+        try:
+            digest = LayerDigest(diff_id=DiffId(note["diff_id"]), size_bytes=note["size_bytes"], files=note["files"])
+        except (KeyError, TypeError):
+            return None
+        path = self.blob_path(digest.diff_id)
+        try:
+            whole = path.stat().st_size == digest.size_bytes
+        except OSError:
+            return None
+        return CachedLayer(digest=digest, path=path) if whole else None
+
+    def blob_path(self, diff_id: DiffId) -> Path:
+        """Where the layer with this digest lies, or would."""
+        return self.root / "blobs" / diff_id.removeprefix("sha256:")
+
+    def keep_layer(self, key: LayerKey, digest: LayerDigest, written: Path) -> CachedLayer:
+        """Take a written layer into the cache."""
+        path = self.blob_path(digest.diff_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written.replace(path)
+        self.write_json(
+            self.root / "layers" / f"{key}.json",
+            {"diff_id": digest.diff_id, "size_bytes": digest.size_bytes, "files": digest.files},
+        )
+        return CachedLayer(digest=digest, path=path)
+
+    def forget_layer(self, layer: CachedLayer) -> None:
+        """Drop a layer whose bytes turned out to be damaged."""
+        layer.path.unlink(missing_ok=True)
+
+    def find_tree(self, key: str) -> Path | None:
+        """Find an unpacked base."""
+        path = self.root / "trees" / key
+        return path if path.is_dir() else None
+
+    def keep_tree(self, key: str, folder: Path) -> Path:
+        """Take an unpacked base into the cache; the first one stays."""
+        path = self.root / "trees" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+        return path
+
+    @contextmanager
+    def aside(self) -> Iterator[Path]:
+        """Give a folder on the cache's own file system for something unfinished; it is removed at the end.
+
+        Raises:
+            BuildError: The cache cannot be written, or its disk is full.
+        """
+        folder = self.root / "unfinished" / f"{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            folder.mkdir(parents=True)
+            yield folder
+        except OSError as error:
+            if error.errno in (28, 122):
+                raise BuildError(f"no space is left below {self.root}", hint="free some, or set REPROBOX_CACHE") from None
+            if isinstance(error, PermissionError):
+                raise BuildError(f"the cache cannot be written: {error}", hint="set REPROBOX_CACHE to a folder of yours") from None
+            raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def find_image(self, lock_digest: str) -> dict[str, Any] | None:
+        """Find what a lock was built to."""
+        return self._read_json(self.root / "images" / f"{lock_digest.removeprefix('sha256:')}.json")
+
+    def keep_image(self, lock_digest: str, note: dict[str, Any]) -> None:
+        """Note what a lock was built to."""
+        self.write_json(self.root / "images" / f"{lock_digest.removeprefix('sha256:')}.json", note)
+
+    @staticmethod
+    def _read_json(path: Path) -> dict[str, Any] | None:
+        try:
+            value = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    @staticmethod
+    def write_json(path: Path, value: dict[str, Any]) -> None:
+        """Write a small JSON file whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        aside.write_text(json.dumps(value, sort_keys=True), encoding="utf-8")
+        aside.replace(path)
+
+
+def copy_hashed(source: BinaryIO, target: BinaryIO) -> tuple[str, int]:
+    """Copy a stream and return the sha256 (hex) and number of bytes that went through."""
+    digest = hashlib.sha256()
+    size = 0
+    while chunk := source.read(1 << 20):
+        digest.update(chunk)
+        target.write(chunk)
+        size += len(chunk)
+    return digest.hexdigest(), size

@@ -1,0 +1,156 @@
+"""Fetch locked packages into the cache. What arrives must hash to what the lock says; where it came from is no matter."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from reprobox.env.bases import DebianPackage
+from reprobox.env.client import Client, find_debian_mirrors
+from reprobox.env.lockfile import Lock, Wheel
+from reprobox.env.solve import locate_wheels
+from reprobox.errors import ArtefactAltered, IndexUnreachable
+from reprobox.image.cache import Cache
+from reprobox.image.debian import file_name
+
+_TIMEOUT_S = (15, 60)
+_TRIES = 3
+_CHUNK = 1 << 20
+
+Advance = Callable[[int], None]
+
+
+class Fetcher:
+    """Fetches the packages of one lock; may be used by several threads.
+
+    Args:
+        lock: Whose packages.
+        client: Where from.
+        cache: Where to.
+        advance: Told the number of bytes as they arrive.
+    """
+
+    def __init__(self, lock: Lock, *, client: Client, cache: Cache, advance: Advance) -> None:
+        self._lock = lock
+        self._client = client
+        self._cache = cache
+        self._advance = advance
+        self._mutex = threading.Lock()
+        self._addresses: dict[str, str] | None = None
+        self._mirrors: tuple[str, ...] | None = None
+        self._local = threading.local()
+
+    def fetch_wheel(self, wheel: Wheel) -> Path:
+        """Have a wheel in the cache.
+
+        Raises:
+            ArtefactAltered: What the index gives does not hash to what the lock says.
+            IndexUnreachable: It cannot be fetched, or is gone.
+        """
+        found = self._cache.find_package(wheel.sha256)
+        if found:
+            self._advance(wheel.size_bytes)
+            return found
+        with self._mutex:
+            if self._addresses is None:
+                missing = [w for w in self._lock.wheels if not self._cache.package_path(w.sha256).exists()]
+                self._addresses = locate_wheels(
+                    missing or [wheel],
+                    python=self._lock.python,
+                    glibc=dict(self._lock.virtual_packages)["__glibc"],
+                    platform=self._lock.platform,
+                    client=self._client,
+                )
+        address = self._addresses.get(wheel.file)
+        if address is None:
+            raise IndexUnreachable(
+                f"{wheel.file} is locked, but the index no longer has it under that name",
+                hint=f"lock again: reprobox lock --upgrade {wheel.name}",
+            )
+        return self._fetch([address], name=wheel.file, sha256=wheel.sha256)
+
+    def fetch_debian(self, package: DebianPackage) -> Path:
+        """Have a Debian package in the cache.
+
+        Raises:
+            ArtefactAltered: What the mirror gives does not hash to what the lock says.
+            IndexUnreachable: It cannot be fetched, or is gone from the archive.
+        """
+        found = self._cache.find_package(package.sha256)
+        if found:
+            self._advance(package.size_bytes)
+            return found
+        with self._mutex:
+            if self._mirrors is None:
+                self._mirrors = find_debian_mirrors(self._client)
+        addresses = [f"{mirror}/{package.file}" for mirror in self._mirrors]
+        return self._fetch(addresses, name=file_name(package), sha256=package.sha256)
+
+    def _fetch(self, addresses: Iterable[str], *, name: str, sha256: str) -> Path:
+        problems: list[str] = []
+        altered: ArtefactAltered | None = None
+        gone = False
+        for address in addresses:
+            for _ in range(_TRIES):
+                try:
+                    return self._fetch_once(address, name=name, sha256=sha256)
+                except ArtefactAltered as error:
+                    altered = altered or error
+                    break
+                except requests.HTTPError as error:
+                    gone = gone or error.response.status_code in (404, 410)
+                    problems.append(f"{error.response.status_code} {error.response.reason}")
+                    if error.response.status_code < 500:
+                        break
+                except (requests.RequestException, OSError) as error:
+                    if isinstance(error, OSError) and error.errno == 28:
+                        raise
+                    problems.append(f"{type(error).__name__}: {error}")
+        if altered:
+            raise altered
+        hint = "check the network, or name a mirror under [mirrors] in reprobox.toml"
+        if gone:
+            hint = "it was superseded; lock the base anew: reprobox lock --upgrade-base"
+        raise IndexUnreachable(f"{name} cannot be fetched: {problems[-1] if problems else 'no address'}", hint=hint)
+
+    def _fetch_once(self, address: str, *, name: str, sha256: str) -> Path:
+        final = self._cache.package_path(sha256)
+        digest = hashlib.sha256()
+        with self._cache.aside() as folder:
+            part = folder / "part"
+            with part.open("wb") as stream:
+                for chunk in self._chunks(address):
+                    digest.update(chunk)
+                    stream.write(chunk)
+                    self._advance(len(chunk))
+            if digest.hexdigest() != sha256:
+                raise ArtefactAltered(
+                    f"{name} does not hash to what the lock says\n  locked   sha256:{sha256}\n"
+                    f"  fetched  sha256:{digest.hexdigest()}",
+                    hint="nothing was built; if the lock was edited, restore it, otherwise do not trust that index",
+                )
+            final.parent.mkdir(parents=True, exist_ok=True)
+            part.replace(final)
+        return final
+
+    def _chunks(self, address: str) -> Iterable[bytes]:
+        if address.startswith("file://"):
+            from urllib.parse import unquote, urlsplit
+
+            with Path(unquote(urlsplit(address).path)).open("rb") as stream:
+                while chunk := stream.read(_CHUNK):
+                    yield chunk
+            return
+        with self._session().get(address, stream=True, timeout=_TIMEOUT_S) as answer:
+            answer.raise_for_status()
+            yield from answer.iter_content(_CHUNK)
+
+    def _session(self) -> Any:
+        if not hasattr(self._local, "session"):
+            self._local.session = requests.Session()
+        return self._local.session

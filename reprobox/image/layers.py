@@ -1,0 +1,145 @@
+"""Write a layer: a deterministic tar, hashed while it is written.
+
+Normalised: owner 0:0 without names, modes 0755 and 0644 by the executable bit alone, directories once and before what
+is in them, whole seconds. Kept: each file's modification time as its package has it, because some programs refuse the
+epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import BinaryIO, NewType
+
+from reprobox.errors import BuildError
+
+DiffId = NewType("DiffId", str)
+"""`sha256:` and 64 hex digits, over the bytes of an uncompressed layer."""
+
+GENERATED_MTIME = 315_532_800
+"""1980-01-01T00:00:00Z, for what no package gives a time: the first moment that a zip archive can hold."""
+
+_CHUNK = 1 << 20
+_BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerDigest:
+    """What a written layer is.
+
+    Attributes:
+        diff_id: Digest of its bytes.
+        size_bytes: Size of the tar.
+        files: Number of files and links in it.
+    """
+
+    diff_id: DiffId
+    size_bytes: int
+    files: int
+
+
+def check_path(path: str, *, package: str) -> str:
+    """Check that a package's path stays inside the image, and return it without "./" and doubled slashes.
+
+    Raises:
+        BuildError: It is absolute, escapes, or holds a character that no package needs.
+    """
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path or "\n" in path:
+        raise BuildError(
+            f"{package} holds the path {path!r}, which is not a place inside the image",
+            hint=f"do not use this {package}; it is broken or hostile",
+        )
+    return "/".join(part for part in parts if part != ".")
+
+
+class LayerWriter:
+    """Writes entries to a stream as a tar and hashes what it writes.
+
+    Args:
+        stream: Where the bytes go.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._files = 0
+        self._directories: set[str] = set()
+
+    def add_directory(self, path: str, *, mode: int = 0o755, mtime: int = GENERATED_MTIME) -> None:
+        """Add a directory and its parents, each once."""
+        if path in self._directories or not path:
+            return
+        self._parents(path)
+        self._directories.add(path)
+        self._header(path, tarfile.DIRTYPE, mode=mode, mtime=mtime)
+
+    def add_file(
+        self, path: str, content: bytes | BinaryIO, *, size: int, executable: bool = False, mtime: int = GENERATED_MTIME
+    ) -> None:
+        """Add a regular file.
+
+        Args:
+            path: Relative, checked.
+            content: Its bytes, or a stream of them.
+            size: How many bytes there are.
+            executable: Whether its mode is 0755 rather than 0644.
+            mtime: Seconds since the epoch.
+
+        Raises:
+            BuildError: The stream holds more or fewer bytes than `size`.
+        """
+        self._parents(path)
+        self._files += 1
+        self._header(path, tarfile.REGTYPE, mode=0o755 if executable else 0o644, mtime=mtime, size=size)
+        if isinstance(content, bytes):
+            written = len(content)
+            self._write(content)
+        else:
+            written = 0
+            while chunk := content.read(_CHUNK):
+                written += len(chunk)
+                if written > size:
+                    break
+                self._write(chunk)
+        if written != size:
+            raise BuildError(f"{path}: holds another number of bytes than its package says ({size})")
+        if size % _BLOCK:
+            self._write(bytes(_BLOCK - size % _BLOCK))
+
+    def add_symlink(self, path: str, target: str, *, mtime: int = GENERATED_MTIME) -> None:
+        """Add a symbolic link."""
+        self._parents(path)
+        self._files += 1
+        self._header(path, tarfile.SYMTYPE, mode=0o777, mtime=mtime, link=target)
+
+    def add_hardlink(self, path: str, target: str, *, mtime: int = GENERATED_MTIME) -> None:
+        """Add another name for a file that this layer holds already."""
+        self._parents(path)
+        self._files += 1
+        self._header(path, tarfile.LNKTYPE, mode=0o644, mtime=mtime, link=target)
+
+    def finish(self) -> LayerDigest:
+        """End the tar and tell what was written."""
+        self._write(bytes(2 * _BLOCK))
+        return LayerDigest(
+            diff_id=DiffId("sha256:" + self._hash.hexdigest()), size_bytes=self._size, files=self._files
+        )
+
+    def _parents(self, path: str) -> None:
+        parent = path.rpartition("/")[0]
+        if parent and parent not in self._directories:
+            self.add_directory(parent)
+
+    def _header(self, path: str, kind: bytes, *, mode: int, mtime: int, size: int = 0, link: str = "") -> None:
+        info = tarfile.TarInfo(path)
+        info.type, info.mode, info.mtime, info.size, info.linkname = kind, mode, max(0, mtime), size, link
+        self._write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+
+    def _write(self, data: bytes) -> None:
+        self._hash.update(data)
+        self._stream.write(data)
+        self._size += len(data)

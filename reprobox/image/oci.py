@@ -1,0 +1,228 @@
+"""What an image is, in the words of the OCI image specification: configuration, manifest, layout, docker-archive.
+
+Layers are described uncompressed, so that configuration and manifest, and with them both digests, follow from the lock
+alone and from no compressor. Pure, but for the two functions that write a folder or stream a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NewType
+
+from reprobox.env.lockfile import Lock
+from reprobox.errors import ArtefactAltered, BuildError
+from reprobox.image.cache import CachedLayer
+from reprobox.image.layers import DiffId
+from reprobox.image.plan import LayerPlan
+from reprobox.image.wheels import PREFIX
+
+ImageDigest = NewType("ImageDigest", str)
+"""`sha256:` and 64 hex digits, of a manifest or a configuration."""
+
+CREATED = "1970-01-01T00:00:00Z"
+_ARCHITECTURES = {"linux-64": "amd64", "linux-aarch64": "arm64"}
+_LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
+_CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+LABEL_LOCK = "org.reprobox.lock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An image, described.
+
+    Attributes:
+        lock_digest: The environment that it holds.
+        config: Bytes of its configuration.
+        manifest: Bytes of its manifest.
+        diff_ids: Layers, lowest first.
+        sizes_bytes: Their sizes, in the same order.
+    """
+
+    lock_digest: str
+    config: bytes
+    manifest: bytes
+    diff_ids: tuple[DiffId, ...]
+    sizes_bytes: tuple[int, ...]
+
+    @property
+    def config_digest(self) -> ImageDigest:
+        """What Docker calls the image's id."""
+        return _digest(self.config)
+
+    @property
+    def manifest_digest(self) -> ImageDigest:
+        """What a registry calls the image's digest."""
+        return _digest(self.manifest)
+
+    @property
+    def size_bytes(self) -> int:
+        """Sum of the layers."""
+        return sum(self.sizes_bytes)
+
+
+def _digest(data: bytes) -> ImageDigest:
+    return ImageDigest("sha256:" + hashlib.sha256(data).hexdigest())
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def render_environment(lock: Lock) -> dict[str, str]:
+    """Render the environment variables of an image."""
+    return {
+        "PATH": f"/{PREFIX}/bin:/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "LC_ALL": "C.UTF-8",
+        "TZ": "UTC",
+        "SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt",
+        "VIRTUAL_ENV": f"/{PREFIX}",
+        **dict(lock.variables),
+    }
+
+
+def render_image(
+    lock: Lock, plans: Sequence[LayerPlan], layers: Sequence[CachedLayer], *, partial: bool = False
+) -> Image:
+    """Render configuration and manifest of a lock's layers.
+
+    Args:
+        lock: The environment.
+        plans: The layers as planned, lowest first.
+        layers: The same, as written; fewer of them for a part of the image.
+        partial: Mark it as a part, made only to hand over layers early.
+    """
+    labels = {
+        LABEL_LOCK: lock.digest,
+        "org.reprobox.layer-format": str(lock.layer_format),
+        "org.reprobox.platform": lock.platform,
+        "org.reprobox.python": lock.python,
+    }
+    if partial:
+        labels["org.reprobox.partial"] = "true"
+    diff_ids = tuple(layer.digest.diff_id for layer in layers)
+    sizes = tuple(layer.digest.size_bytes for layer in layers)
+    config = _json({
+        "architecture": _ARCHITECTURES[lock.platform],
+        "os": "linux",
+        "created": CREATED,
+        "config": {
+            "Env": [f"{key}={value}" for key, value in sorted(render_environment(lock).items())],
+            "Cmd": ["python"],
+            "WorkingDir": "/work",
+            "Labels": labels,
+        },
+        "rootfs": {"type": "layers", "diff_ids": list(diff_ids)},
+        "history": [
+            {"created": CREATED, "created_by": f"reprobox: {plan.title}", "comment": plan.reason}
+            for plan, _ in zip(plans, layers, strict=False)
+        ],
+    })  # fmt: skip
+    manifest = _json({
+        "schemaVersion": 2,
+        "mediaType": _MANIFEST_TYPE,
+        "config": {"mediaType": _CONFIG_TYPE, "digest": _digest(config), "size": len(config)},
+        "layers": [
+            {"mediaType": _LAYER_TYPE, "digest": diff_id, "size": size}
+            for diff_id, size in zip(diff_ids, sizes, strict=True)
+        ],
+        "annotations": {LABEL_LOCK: lock.digest},
+    })  # fmt: skip
+    return Image(lock_digest=lock.digest, config=config, manifest=manifest, diff_ids=diff_ids, sizes_bytes=sizes)
+
+
+def write_oci_layout(image: Image, blobs: dict[DiffId, Path], folder: Path) -> None:
+    """Write an image as an OCI image layout, checking every layer while it is copied.
+
+    Args:
+        image: The image.
+        blobs: Where its layers lie.
+        folder: A folder that does not exist or is empty.
+
+    Raises:
+        BuildError: The folder holds something already.
+        ArtefactAltered: A cached layer does not hash to its name.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BuildError(f"{folder} is not empty", hint="name a folder that does not exist yet")
+    target = folder / "blobs" / "sha256"
+    target.mkdir(parents=True, exist_ok=True)
+    for diff_id in image.diff_ids:
+        _copy_checked(blobs[diff_id], target / diff_id.removeprefix("sha256:"), diff_id)
+    for data in (image.config, image.manifest):
+        (target / hashlib.sha256(data).hexdigest()).write_bytes(data)
+    (folder / "oci-layout").write_bytes(_json({"imageLayoutVersion": "1.0.0"}))
+    index = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [{"mediaType": _MANIFEST_TYPE, "digest": image.manifest_digest, "size": len(image.manifest)}],
+    }
+    # Written last: a layout without its index is not mistaken for a whole one.
+    (folder / "index.json").write_bytes(_json(index))
+
+
+def _copy_checked(source: Path, target: Path, diff_id: DiffId) -> None:
+    digest = hashlib.sha256()
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while chunk := reader.read(1 << 20):
+            digest.update(chunk)
+            writer.write(chunk)
+    if "sha256:" + digest.hexdigest() != diff_id:
+        target.unlink()
+        raise ArtefactAltered(
+            f"the cached layer {diff_id} was altered", hint=f"remove {source} and build again"
+        )
+
+
+def render_archive(image: Image, blobs: dict[DiffId, Path], *, tags: Sequence[str] = ()) -> Iterator[bytes]:
+    """Render an image as a docker-archive, chunk by chunk.
+
+    Args:
+        image: The image.
+        blobs: Where its layers lie. A layer that is not named here is left out: an engine that has it does not open it.
+        tags: Names to give it, such as "reprobox/digits:0123456789ab".
+    """
+    config_name = f"{image.config_digest.removeprefix('sha256:')}.json"
+    names = [f"{diff_id.removeprefix('sha256:')}/layer.tar" for diff_id in image.diff_ids]
+    manifest = _json([{"Config": config_name, "RepoTags": list(tags), "Layers": names}])
+    for name, data in (("manifest.json", manifest), (config_name, image.config)):
+        yield _header(name, len(data)) + data + bytes(-len(data) % 512)
+    sent: set[DiffId] = set()
+    for diff_id, size, name in zip(image.diff_ids, image.sizes_bytes, names, strict=True):
+        if diff_id not in blobs or diff_id in sent:
+            continue
+        sent.add(diff_id)
+        yield _header(name, size)
+        with blobs[diff_id].open("rb") as stream:
+            if os.fstat(stream.fileno()).st_size != size:
+                raise ArtefactAltered(f"the cached layer {diff_id} was cut", hint="build again")
+            while chunk := stream.read(1 << 20):
+                yield chunk
+        yield bytes(-size % 512)
+    yield bytes(1024)
+
+
+def _header(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    return info.tobuf(tarfile.PAX_FORMAT)
+
+
+def write_archive(image: Image, blobs: dict[DiffId, Path], file: Path, *, tags: Sequence[str]) -> None:
+    """Write an image as a docker-archive file, whole or not at all."""
+    part = file.with_name(f".{file.name}.part")
+    try:
+        with io.FileIO(part, "w") as stream:
+            for chunk in render_archive(image, blobs, tags=tags):
+                stream.write(chunk)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,247 @@
+"""Unpack wheels into a layer. The `installer` library reads the wheel; this is its destination.
+
+Every byte that a wheel does not bring itself (launchers, RECORD, INSTALLER) is made here, so that it follows the layer
+format and not the version of a library.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+import zipfile
+from calendar import timegm
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from installer import install
+from installer.destinations import WheelDestination
+from installer.exceptions import InstallerError
+from installer.records import Hash, RecordEntry
+from installer.sources import WheelFile
+
+from reprobox.env.lockfile import Wheel
+from reprobox.errors import BuildError
+from reprobox.image.layers import GENERATED_MTIME, LayerWriter, check_path
+
+PREFIX = "opt/env"
+"""Where the environment lies in the image."""
+
+_LINK_FROM_BYTES = 4096
+_UNPACKED_LIMIT = 64 << 30
+_TESTS = re.compile(r"(^|/)tests/|_test\.py$")
+
+# (absolute path in the image, source) pairs → compiled bytes, None where a source does not compile.
+Compile = Callable[[Path, Sequence[tuple[str, str]]], list[bytes | None]]
+
+
+def site_packages(python: str) -> str:
+    """Where wheels are unpacked, for an interpreter such as "3.11.2"."""
+    return f"{PREFIX}/lib/python{'.'.join(python.split('.')[:2])}/site-packages"
+
+
+def write_wheel(wheel: Wheel, archive: Path, *, writer: LayerWriter, python: str, compile_sources: Compile) -> None:
+    """Unpack one wheel into a layer, with its bytecode.
+
+    Args:
+        wheel: What it is.
+        archive: The file; its hash was checked.
+        writer: The layer.
+        python: Exact version of the interpreter.
+        compile_sources: Compiles members of the archive with the locked interpreter.
+
+    Raises:
+        BuildError: It is not a wheel, or holds a path outside of its place.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            source = _Source(opened, wheel)
+            destination = _Destination(source, writer, python)
+            sources = list(destination.find_sources())
+            # Compiled in processes of their own while this thread unpacks.
+            with ThreadPoolExecutor(1) as pool:
+                compiled = pool.submit(compile_sources, archive, [(member, "/" + place) for member, place in sources])
+                install(source, destination, additional_metadata={"INSTALLER": b"reprobox\n"})
+                codes = compiled.result()
+    except (zipfile.BadZipFile, InstallerError, KeyError, UnicodeDecodeError, EOFError) as error:
+        raise BuildError(
+            f"{wheel.file} is not a wheel that can be unpacked: {error}", hint=f"ask for another version of {wheel.name}"
+        ) from None
+    tag = "cpython-" + "".join(python.split(".")[:2])
+    for (_, place), code in zip(sources, codes, strict=True):
+        if code is not None:
+            folder, _, name = place.rpartition("/")
+            writer.add_file(f"{folder}/__pycache__/{name[:-3]}.{tag}.pyc", code, size=len(code))
+
+
+class _Member(io.RawIOBase):
+    """A stream that knows which archive member it is."""
+
+    def __init__(self, stream: BinaryIO, info: zipfile.ZipInfo) -> None:
+        self._stream = stream
+        self.info = info
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self._stream.read(-1 if size is None else size)
+
+
+class _Source(WheelFile):  # type: ignore[misc]
+    """A wheel whose streams carry their archive member, so that size and time are known before the content."""
+
+    def __init__(self, opened: zipfile.ZipFile, wheel: Wheel) -> None:
+        # The file is kept under its digest; the name that the library parses is the locked one.
+        opened.filename = wheel.file
+        super().__init__(opened)
+        self.archive = opened
+        self.wheel = wheel
+        total = sum(info.file_size for info in opened.infolist())
+        if total > _UNPACKED_LIMIT:
+            raise BuildError(f"{wheel.file} unpacks to {total} bytes, more than any real wheel", hint="do not use it")
+        self.repeated = {
+            key
+            for key, count in Counter((info.CRC, info.file_size) for info in opened.infolist()).items()
+            if count > 1 and key[1] >= _LINK_FROM_BYTES
+        }
+
+    def get_contents(self) -> Iterator[tuple[tuple[str, str, str], Any, bool]]:
+        record = {row[0]: row for row in _record_rows(self.read_dist_info("RECORD"))}
+        for info in self.archive.infolist():
+            # Compiled files that a wheel brings are left out, as pip does: they were made by another interpreter.
+            if info.is_dir() or "/__pycache__/" in info.filename:
+                continue
+            mode = info.external_attr >> 16
+            with self.archive.open(info) as stream:
+                yield record.get(info.filename, (info.filename, "", "")), _Member(stream, info), bool(mode & 0o111)  # type: ignore[arg-type]
+
+
+def _record_rows(text: str) -> Iterator[tuple[str, str, str]]:
+    import csv
+
+    for row in csv.reader(text.splitlines()):
+        if len(row) == 3:
+            yield row[0], row[1], row[2]
+
+
+class _Destination(WheelDestination):  # type: ignore[misc]
+    """Where `installer` puts a wheel: entries of a layer."""
+
+    def __init__(self, source: _Source, writer: LayerWriter, python: str) -> None:
+        self._source = source
+        self._writer = writer
+        self._site = site_packages(python)
+        self._short = ".".join(python.split(".")[:2])
+        self._written: dict[bytes, str] = {}
+
+    def find_sources(self) -> Iterator[tuple[str, str]]:
+        """Find what is worth compiling: each member with its place. Tests are not: nothing imports them at a start."""
+        data = self._source.data_dir + "/"
+        for name in self._source.archive.namelist():
+            if not name.endswith(".py") or _TESTS.search(name):
+                continue
+            if not name.startswith(data):
+                yield name, self._place("purelib", name)
+            elif name.startswith((data + "purelib/", data + "platlib/")):
+                yield name, self._place("purelib", name[len(data) + len("purelib/") :])
+
+    def write_file(self, scheme: str, path: Any, stream: Any, is_executable: bool) -> RecordEntry:
+        """Write one file of the wheel into the layer."""
+        place = self._place(scheme, str(path))
+        mtime, size, member = GENERATED_MTIME, None, None
+        if isinstance(stream, _Member):
+            mtime, size, member = _mtime(stream.info), stream.info.file_size, stream.info
+        if scheme == "scripts":
+            content = re.sub(rb"^#!pythonw?", f"#!/{PREFIX}/bin/python".encode(), stream.read())
+            self._writer.add_file(place, content, size=len(content), executable=True, mtime=mtime)
+            return _record(self._relative(place), content)
+        if size is None or member is None:
+            content = stream.read()
+            self._writer.add_file(place, content, size=len(content), executable=is_executable, mtime=mtime)
+            return _record(self._relative(place), content)
+        if not self._link_repeated(member, place, is_executable, mtime):
+            self._writer.add_file(place, stream, size=size, executable=is_executable, mtime=mtime)
+        return RecordEntry(self._relative(place), None, size)
+
+    def _link_repeated(self, member: zipfile.ZipInfo, place: str, executable: bool, mtime: int) -> bool:
+        """Write a repeated file as a hard link to its first appearance; say whether that was done."""
+        if (member.CRC, member.file_size) not in self._source.repeated:
+            return False
+        digest = hashlib.sha256(bytes([executable]))
+        with self._source.archive.open(member) as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+        first = self._written.setdefault(digest.digest(), place)
+        if first == place:
+            return False
+        self._writer.add_hardlink(place, first, mtime=mtime)
+        return True
+
+    def write_script(self, name: str, module: str, attr: str, section: str) -> RecordEntry:
+        """Write the launcher of an entry point."""
+        del section
+        place = self._place("scripts", name)
+        content = (
+            f"#!/{PREFIX}/bin/python\n"
+            "import sys\n\n"
+            f"from {module} import {attr.split('.')[0]}\n\n"
+            'if __name__ == "__main__":\n'
+            f"    sys.exit({attr}())\n"
+        ).encode()
+        self._writer.add_file(place, content, size=len(content), executable=True)
+        return _record(self._relative(place), content)
+
+    def finalize_installation(self, scheme: str, record_file_path: str, records: Any) -> None:
+        """Write RECORD, with the wheel's own digests where its files were not changed."""
+        import csv
+
+        theirs = {row[0]: row for row in _record_rows(self._source.read_dist_info("RECORD"))}
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        for _, record in records:
+            hash_, size = record.hash_, record.size
+            their = theirs.get(record.path)
+            table.writerow([
+                record.path,
+                str(hash_) if hash_ else (their[1] if their else ""),
+                "" if size is None else size,
+            ])  # fmt: skip
+        content = text.getvalue().encode()
+        self._writer.add_file(self._place(scheme, record_file_path), content, size=len(content))
+
+    def _place(self, scheme: str, path: str) -> str:
+        clean = check_path(path, package=self._source.wheel.file)
+        match scheme:
+            case "purelib" | "platlib":
+                return f"{self._site}/{clean}"
+            case "scripts":
+                return f"{PREFIX}/bin/{clean}"
+            case "data":
+                return f"{PREFIX}/{clean}"
+            case "headers":
+                return f"{PREFIX}/include/site/python{self._short}/{self._source.distribution}/{clean}"
+            case _:
+                raise BuildError(f"{self._source.wheel.file}: unknown scheme {scheme!r}")
+
+    def _relative(self, place: str) -> str:
+        if place.startswith(self._site + "/"):
+            return place[len(self._site) + 1 :]
+        return "../../../" + place[len(PREFIX) + 1 :]
+
+
+def _mtime(info: zipfile.ZipInfo) -> int:
+    try:
+        return timegm((*info.date_time, 0, 0, 0))
+    except ValueError:
+        # Month or day zero: what some tools write for "no time".
+        return GENERATED_MTIME
+
+
+def _record(path: str, content: bytes) -> RecordEntry:
+    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+    return RecordEntry(path, Hash("sha256", digest), len(content))
