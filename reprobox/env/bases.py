@@ -5,8 +5,12 @@ A base is a folder of `dockerfiles/` with `base.yml` (written by a person) and `
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -174,3 +178,72 @@ def plan_closure(
                 )
             pending.append(real[0])
     return tuple(sorted(chosen))
+
+
+def digest_base(spec: BaseSpec) -> str:
+    """Digest what a base asks for, to tell when its lock is stale."""
+    asked = [spec.suite, spec.component, spec.python, sorted(spec.packages), sorted(spec.without)]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+
+def find_base_folder(name: str, root: Path) -> Path:
+    """Find a base: in the project's `dockerfiles/`, else among those that come with reprobox.
+
+    Raises:
+        EnvironmentInvalid: There is none of that name.
+    """
+    package = Path(__file__).resolve().parent.parent
+    shipped = (package / "dockerfiles", package.parent / "dockerfiles")
+    places = [parent / "dockerfiles" for parent in (root, *root.parents)] + list(shipped)
+    for place in places:
+        if re.fullmatch(r"[A-Za-z0-9._-]+", name) and (place / name / "base.yml").is_file():
+            return place / name
+    raise EnvironmentInvalid(
+        f"no base {name!r}: there is no dockerfiles/{name}/base.yml",
+        hint=f"known: {', '.join(sorted({f.parent.name for p in shipped for f in p.glob('*/base.yml')}))}",
+    )
+
+
+def load_base(folder: Path) -> BaseSpec:
+    """Load a base's `base.yml`.
+
+    Raises:
+        EnvironmentInvalid: It is broken.
+    """
+    file = folder / "base.yml"
+    return parse_base(file.read_text(encoding="utf-8"), name=folder.name, source=str(file))
+
+
+def load_base_lock(folder: Path, spec: BaseSpec) -> tuple[DebianPackage, ...] | None:
+    """Load what a base is locked to; None where there is no lock, or it was made from another `base.yml`.
+
+    Raises:
+        EnvironmentInvalid: The lock is broken.
+    """
+    file = folder / "base.lock"
+    try:
+        document = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+        if document["asked"] != digest_base(spec):
+            return None
+        rows = document["packages"]
+    except FileNotFoundError:
+        return None
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise EnvironmentInvalid(f"{file}: not a lock of a base ({error!r})", hint=f"remove {file} and lock again") from None
+    return parse_packages(rows, source=str(file))
+
+
+def write_base_lock(folder: Path, spec: BaseSpec, packages: tuple[DebianPackage, ...]) -> None:
+    """Write what a base is locked to beside its `base.yml`; where that folder is not ours to write, nothing is lost."""
+    text = "# Written by `reprobox lock`. To move it: reprobox lock --upgrade-base.\n" + yaml.dump(
+        {"asked": digest_base(spec), "packages": render_packages(packages)},
+        Dumper=yaml.CSafeDumper,
+        sort_keys=False,
+        width=200,
+    )
+    try:
+        aside = folder / ".base.lock.new"
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(folder / "base.lock")
+    except PermissionError:
+        return

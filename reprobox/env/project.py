@@ -5,6 +5,7 @@ A project is the nearest folder, upwards, with a `reprobox.toml`; without one it
 
 from __future__ import annotations
 
+import os
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,7 +163,7 @@ def _environment(name: str, table: Any, root: Path) -> EnvironmentEntry:
     if not isinstance(table, dict):
         raise EnvironmentInvalid(f"reprobox.toml: [env.{name}] must be a table")
     _require_keys(table, ("environment", "base", "python"), f"[env.{name}]")
-    path = root / (_optional_text(table, "environment") or f"envs/{name}/environment.yml")
+    path = Path(os.path.normpath(root / (_optional_text(table, "environment") or f"envs/{name}/environment.yml")))
     python = table.get("python", "auto")
     if python not in ("auto", "base", "conda"):
         raise EnvironmentInvalid(f"reprobox.toml: [env.{name}] python is {python!r}", hint='"base" or "conda"')

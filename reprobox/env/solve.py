@@ -35,7 +35,15 @@ _TIMEOUT_S = 60
 
 
 def solve_wheels(
-    requirements: Iterable[WheelRequirement], *, python: str, glibc: str, platform: str, client: Client
+    requirements: Iterable[WheelRequirement],
+    *,
+    python: str,
+    glibc: str,
+    platform: str,
+    client: Client,
+    kept: Iterable[tuple[str, str]] = (),
+    upgrade: Iterable[str] = (),
+    exclude_newer: str | None = None,
 ) -> tuple[Wheel, ...]:
     """Resolve requirements into wheels of the target.
 
@@ -45,6 +53,9 @@ def solve_wheels(
         glibc: Version of the target's C library, such as "2.36".
         platform: Conda's name of the target.
         client: How the index is reached.
+        kept: Names and versions of an older lock, kept where they still fit.
+        upgrade: Names whose version may move all the same.
+        exclude_newer: Ignore what was published after this date (ISO 8601).
 
     Returns:
         One wheel a project, by name.
@@ -57,8 +68,14 @@ def solve_wheels(
     if not wanted:
         return ()
     lines = [requirement.text for requirement in wanted]
-    rows = _compile(lines, python=python, glibc=glibc, platform=platform, client=client, flags=[])
-    return tuple(sorted((wheel for wheel, _ in rows), key=lambda wheel: wheel.name))
+    flags = [flag for name in upgrade for flag in ("--upgrade-package", name)]
+    if exclude_newer:
+        flags += ["--exclude-newer", exclude_newer]
+    document = _run_uv(
+        lines, flags=flags, kept=tuple(kept), python=python, glibc=glibc, platform=platform, client=client
+    )
+    rows = _choose(document, python=python, glibc=glibc, platform=platform)
+    return tuple(sorted(rows, key=lambda wheel: wheel.name))
 
 
 def locate_wheels(
@@ -76,8 +93,7 @@ def locate_wheels(
     lines = [f"{wheel.name}=={wheel.version}" for wheel in wheels]
     if not lines:
         return {}
-    arguments = {"python": python, "glibc": glibc, "platform": platform, "client": client}
-    document = _run_uv(lines, flags=["--no-deps"], **arguments)
+    document = _run_uv(lines, flags=["--no-deps"], python=python, glibc=glibc, platform=platform, client=client)
     found: dict[str, str] = {}
     for package in document.get("packages", []):
         for row in package.get("wheels", []):
@@ -115,10 +131,7 @@ def plan_tags(*, python: str, glibc: str, platform: str) -> dict[Tag, int]:
     return {tag: rank for rank, tag in reversed(list(enumerate(tags)))}
 
 
-def _compile(
-    lines: list[str], *, python: str, glibc: str, platform: str, client: Client, flags: list[str]
-) -> Iterator[tuple[Wheel, str]]:
-    document = _run_uv(lines, python=python, glibc=glibc, platform=platform, client=client, flags=flags)
+def _choose(document: dict[str, Any], *, python: str, glibc: str, platform: str) -> Iterator[Wheel]:
     ranks = plan_tags(python=python, glibc=glibc, platform=platform)
     for package in document.get("packages", []):
         name, version = str(package["name"]), str(package.get("version", ""))
@@ -135,10 +148,9 @@ def _compile(
                 hint=f"ask for another version of {name}",
             )
         _, file, row = best
-        wheel = Wheel(
+        yield Wheel(
             name=name, version=version, file=file, size_bytes=int(row.get("size", 0)), sha256=row["hashes"]["sha256"]
         )
-        yield wheel, _url(row)
 
 
 def _url(row: Mapping[str, Any]) -> str:
@@ -150,13 +162,24 @@ def _file_name(url: str) -> str:
 
 
 def _run_uv(
-    lines: list[str], *, python: str, glibc: str, platform: str, client: Client, flags: list[str]
+    lines: list[str],
+    *,
+    python: str,
+    glibc: str,
+    platform: str,
+    client: Client,
+    flags: list[str],
+    kept: tuple[tuple[str, str], ...] = (),
 ) -> dict[str, Any]:
     from uv import find_uv_bin
 
     target = f"{MACHINES[platform]}-manylinux_{glibc.replace('.', '_')}"
     with tempfile.TemporaryDirectory(prefix="reprobox-solve-") as folder:
         output = Path(folder) / "pylock.toml"
+        if kept:
+            # uv takes the versions that an output file holds already as preferences.
+            rows = [f'[[packages]]\nname = "{name}"\nversion = "{version}"\n' for name, version in kept]
+            output.write_text('lock-version = "1.0"\ncreated-by = "reprobox"\n\n' + "\n".join(rows), encoding="utf-8")
         command = [
             find_uv_bin(), "pip", "compile", "-", "--quiet", "--no-header", "--no-annotate",
             "--format", "pylock.toml", "--output-file", str(output),

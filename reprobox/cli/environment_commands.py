@@ -1,0 +1,157 @@
+"""`reprobox lock` and `reprobox build`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reprobox.cli.session import Session, print_document, say
+
+if TYPE_CHECKING:
+    from reprobox.env.lockfile import Lock
+    from reprobox.env.project import EnvironmentEntry
+
+EnvironmentArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[ENV]", help="A name from reprobox.toml, a folder of envs/, or a file.", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("lock")(lock)
+    app.command("build")(build)
+
+
+def lock(
+    context: typer.Context,
+    environment: EnvironmentArgument = None,
+    check: Annotated[bool, typer.Option("--check", help="Only check that the lock matches; write nothing.")] = False,
+    upgrade: Annotated[
+        list[str] | None, typer.Option("--upgrade", metavar="PKG", help="Let this package's version move.")
+    ] = None,
+    upgrade_all: Annotated[bool, typer.Option("--upgrade-all", help="Let every version move.")] = False,
+    upgrade_base: Annotated[bool, typer.Option("--upgrade-base", help="Resolve the base anew, too.")] = False,
+    exclude_newer: Annotated[
+        str | None, typer.Option("--exclude-newer", metavar="DATE", help="Ignore what was published after DATE.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Pin an environment: environment.yml -> reprobox.lock."""
+    from reprobox.errors import LockStale
+    from reprobox.run.prepare import load_fresh_lock, lock_command, make_lock
+
+    session: Session = context.obj
+    entry = session.find_environment(environment)
+    if check:
+        found = load_fresh_lock(entry, session.project)
+        if found is None:
+            raise LockStale(f"{entry.lock} does not exist", hint=lock_command(entry, session.project))
+    else:
+        found = make_lock(
+            entry,
+            session.project,
+            session.client,
+            upgrade=tuple(upgrade or ()),
+            upgrade_all=upgrade_all,
+            upgrade_base=upgrade_base,
+            exclude_newer=exclude_newer,
+        )
+    if as_json:
+        print_document(_lock_document(entry, found))
+    else:
+        word = "matches" if check else "wrote"
+        what = entry.environment.name if check else f"{len(found.wheels)} wheels, {len(found.debian)} Debian packages"
+        say(f"{word} {entry.lock}: {what}" if not check else f"{entry.lock} matches {what}")
+        say(f"  lock  {found.digest}")
+
+
+def _lock_document(entry: EnvironmentEntry, found: Lock) -> dict[str, Any]:
+    return {
+        "environment": entry.name,
+        "lock": str(entry.lock),
+        "lock_digest": found.digest,
+        "python": found.python,
+        "platform": found.platform,
+        "packages": len(found.wheels) + len(found.debian),
+    }
+
+
+def build(
+    context: typer.Context,
+    environment: EnvironmentArgument = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", metavar="KIND:PATH", help="Also write it: oci:DIR or docker-archive:FILE."),
+    ] = None,
+    no_load: Annotated[bool, typer.Option("--no-load", help="Do not load it into the engine.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Print each layer with its reason.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a lock into an image, and load it into the engine."""
+    from reprobox.cli.progress import make_progress
+    from reprobox.image.cache import Cache
+    from reprobox.image.oci import write_archive, write_oci_layout
+    from reprobox.image.plan import plan_layers
+    from reprobox.report.documents import render_build
+    from reprobox.report.text import render_size, render_table
+    from reprobox.run.prepare import Prepared, build_layers, load_fresh_lock, make_lock, prepare_image
+
+    session: Session = context.obj
+    target = _parse_output(output)
+    entry = session.find_environment(environment)
+    found = load_fresh_lock(entry, session.project)
+    if found is None:
+        say(f"no lock yet: resolving {entry.environment.name}")
+        found = make_lock(entry, session.project, session.client)
+    cache = Cache(session.client.cache)
+    prepared: Prepared | None = None
+    if not no_load:
+        prepared = prepare_image(
+            entry,
+            found,
+            engine=session.engine,
+            client=session.client,
+            cache=cache,
+            progress=make_progress(session.environ),
+            workers=session.workers,
+        )
+    if prepared is None or target is not None:
+        progress = make_progress(session.environ)
+        image, blobs, cached = build_layers(
+            found, client=session.client, cache=cache, progress=progress, workers=session.workers
+        )
+        prepared = prepared or Prepared(entry=entry, lock=found, image=image, reused=cached)
+        if target is not None and target[0] == "oci":
+            write_oci_layout(image, blobs, target[1])
+        elif target is not None:
+            tag = f"reprobox/{entry.name}:{found.digest.removeprefix('sha256:')[:12]}"
+            write_archive(image, blobs, target[1], tags=[tag])
+    plans = plan_layers(found)
+    if as_json:
+        print_document(render_build(prepared, tuple(plan.title for plan in plans)))
+        return
+    image = prepared.image
+    say(f"{'unchanged' if prepared.reused else 'built'} {entry.name}: {render_size(image.size_bytes)}, {len(plans)} layers")
+    if explain:
+        rows = [
+            (diff_id.removeprefix("sha256:")[:12], render_size(size), plan.title, plan.reason)
+            for plan, diff_id, size in zip(plans, image.diff_ids, image.sizes_bytes, strict=True)
+        ]
+        for line in render_table(rows):
+            say(line)
+    say(f"  lock      {found.digest}\n  manifest  {image.manifest_digest}\n  image id  {image.config_digest}")
+
+
+def _parse_output(text: str | None) -> tuple[str, Path] | None:
+    from reprobox.errors import UsageError
+
+    if text is None:
+        return None
+    kind, separator, path = text.partition(":")
+    if kind not in ("oci", "docker-archive") or not separator or not path:
+        raise UsageError(f"--output {text!r} is not KIND:PATH", hint="write oci:DIR or docker-archive:FILE")
+    return kind, Path(path)

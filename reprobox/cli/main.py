@@ -1,0 +1,106 @@
+"""The `reprobox` command: its commands, and the one place where errors are caught."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from reprobox import __version__
+from reprobox.cli import doctor_command, environment_commands, run_commands
+from reprobox.cli.session import Session
+from reprobox.errors import ReproboxError
+
+# Typer carries a Click of its own in some versions and uses the installed one in others; its classes are met by name.
+_ClickException = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+app = typer.Typer(
+    name="reprobox",
+    help="Pinned ML environments as bit-identical images; runs that are recorded and can be checked.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def reprobox(
+    context: typer.Context,
+    directory: Annotated[
+        str, typer.Option("--directory", "-C", metavar="DIR", help="Do everything as if started in DIR.")
+    ] = ".",
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Pinned ML environments as bit-identical images; runs that are recorded and can be checked."""
+    if version:
+        print(f"reprobox {__version__}")  # noqa: T201
+        raise typer.Exit
+    context.obj = Session(directory=directory, environ=dict(os.environ))
+
+
+environment_commands.register(app)
+run_commands.register(app)
+doctor_command.register(app)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the code that `reprobox.errors` gives."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _interrupt(number: int, frame: object) -> None:
+    del number, frame
+    raise KeyboardInterrupt
+
+
+def _run(arguments: list[str]) -> int:
+    wants_json = "--json" in arguments
+    try:
+        command = typer.main.get_command(app)
+        result = command.main(args=arguments, prog_name="reprobox", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except ReproboxError as error:
+        _print_error(error.message, error.hint)
+        if wants_json and not getattr(error, "reported", False):
+            from reprobox.report.documents import render_error
+
+            print(json.dumps(render_error(error)))  # noqa: T201
+        return error.exit_code
+    except _ClickException as error:
+        message: str = error.format_message()  # type: ignore[attr-defined]
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stderr.write(message + "\n")
+        else:
+            path = getattr(getattr(error, "ctx", None), "command_path", "reprobox")
+            _print_error(message, f"{path} --help")
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        _print_error("interrupted", None)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has enough of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:  # noqa: BLE001 - the one catcher: what arrives here is a bug of ours, and is shown whole
+        import traceback
+
+        traceback.print_exc()
+        _print_error(f"this is a bug in reprobox {__version__}", "please report it with the lines above")
+        return 1
+
+
+def _print_error(message: str, hint: str | None) -> None:
+    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    word = "\x1b[31merror\x1b[0m" if colour else "error"
+    sys.stderr.write(f"{word}: {message}\n")
+    if hint:
+        word = "\x1b[36mhint\x1b[0m" if colour else "hint"
+        sys.stderr.write(f"\n{word}: {hint}\n")
+    sys.stderr.flush()

@@ -1,0 +1,329 @@
+"""`reprobox run`, `eval`, `check`, `runs`, `show` and `digest`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from reprobox.cli.environment_commands import JsonOption
+from reprobox.cli.session import Session, print_document, say
+
+if TYPE_CHECKING:
+    from reprobox.records.record import Record
+    from reprobox.run.driver import Options
+
+_PASS_ON = {"allow_interspersed_args": False}
+
+RunArgument = Annotated[
+    str, typer.Argument(metavar="[RUN]", help="An id, a unique prefix, latest, or latest~N.", show_default=False)
+]
+CommandArgument = Annotated[
+    list[str], typer.Argument(metavar="SCRIPT.py [ARGS]… | -- COMMAND [ARGS]…", help="What to run.", show_default=False)
+]
+InputOption = Annotated[
+    list[str] | None, typer.Option("--input", "-i", metavar="PATH", help="Mount it read-only; hashed before and after.")
+]
+OutputOption = Annotated[
+    list[str] | None, typer.Option("--output", "-o", metavar="GLOB", help="Only these are outputs (default: all new files).")
+]
+MetricsOption = Annotated[
+    list[str] | None, typer.Option("--metrics", metavar="GLOB", help="Files with metrics (default: *metrics*.json).")
+]
+DeterminismOption = Annotated[
+    str | None, typer.Option("--determinism", metavar="LEVEL", help="strict (default), seeded, portable or off.")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of every generator (default 0).")]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads of every pool (default: the engine's CPUs).")
+]
+GpusOption = Annotated[
+    str | None, typer.Option("--gpus", metavar="GPUS", help="auto (default), none, all, a number, or indices: 0,2")
+]
+EnvOption = Annotated[
+    list[str] | None, typer.Option("--env", metavar="NAME[=VALUE]", help="Let this variable in; nothing else gets in.")
+]
+NetworkOption = Annotated[bool, typer.Option("--network", help="Give the container a network.")]
+MemoryOption = Annotated[
+    str | None, typer.Option("--memory", metavar="SIZE", help="Limit, such as 8g (default: 90 % of the engine's).")
+]
+NoPlaceOption = Annotated[bool, typer.Option("--no-place", help="Do not copy outputs into this folder; only record them.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("run", context_settings=_PASS_ON)(run)
+    app.command("eval", context_settings=_PASS_ON)(evaluate)
+    app.command("check")(check)
+    app.command("runs")(runs)
+    app.command("show")(show)
+    app.command("digest")(digest)
+
+
+def run(
+    context: typer.Context,
+    command: CommandArgument,
+    environment: Annotated[
+        str | None, typer.Option("--environment", "-e", metavar="ENV", help="Which environment.")
+    ] = None,
+    inputs: InputOption = None,
+    outputs: OutputOption = None,
+    metrics: MetricsOption = None,
+    determinism: DeterminismOption = None,
+    seed: SeedOption = None,
+    threads: ThreadsOption = None,
+    gpus: GpusOption = None,
+    env: EnvOption = None,
+    network: NetworkOption = False,
+    memory: MemoryOption = None,
+    no_place: NoPlaceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a script, or any command, in the pinned image, and record it."""
+    from reprobox.run.driver import run_script
+
+    session: Session = context.obj
+    options = _options(
+        session, inputs, outputs, metrics, determinism, seed, threads, gpus, env, network, memory, no_place
+    )
+    entry = session.find_environment(environment)
+    world = session.world(output_to_stderr=as_json)
+    _conclude(session, run_script(world, entry, tuple(command), options), as_json=as_json, gate=False)
+
+
+def evaluate(
+    context: typer.Context,
+    command: CommandArgument,
+    of: Annotated[str, typer.Option("--of", metavar="RUN", help="The run to evaluate.")] = "latest",
+    gate: Annotated[bool, typer.Option("--gate", help="Exit with 10 if a metric that both have differs.")] = False,
+    inputs: InputOption = None,
+    outputs: OutputOption = None,
+    metrics: MetricsOption = None,
+    determinism: DeterminismOption = None,
+    seed: SeedOption = None,
+    threads: ThreadsOption = None,
+    gpus: GpusOption = None,
+    env: EnvOption = None,
+    network: NetworkOption = False,
+    memory: MemoryOption = None,
+    no_place: NoPlaceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate a recorded run's outputs in that run's own image, after checking them."""
+    from reprobox.run.driver import evaluate_run
+
+    session: Session = context.obj
+    options = _options(
+        session, inputs, outputs, metrics, determinism, seed, threads, gpus, env, network, memory, no_place
+    )
+    run_id = session.store.find_run(of) if of != "latest" else _latest_training(session)
+    world = session.world(output_to_stderr=as_json)
+    _conclude(session, evaluate_run(world, run_id, tuple(command), options), as_json=as_json, gate=gate)
+
+
+def _latest_training(session: Session) -> Any:
+    """The latest completed run that is not itself an evaluation; what stands in the way is named where there is none."""
+    from reprobox.errors import RecordError
+
+    runs_ = session.store.list_runs()
+    for name in reversed(runs_):
+        record = session.store.load_record(name)
+        if record.draft["kind"] == "run" and record.status == "completed":
+            return name
+    if runs_:
+        raise RecordError("no completed run to evaluate", hint="list them: reprobox runs")
+    return session.store.find_run("latest")
+
+
+def _options(
+    session: Session,
+    inputs: list[str] | None,
+    outputs: list[str] | None,
+    metrics: list[str] | None,
+    determinism: str | None,
+    seed: int | None,
+    threads: int | None,
+    gpus: str | None,
+    env: list[str] | None,
+    network: bool,
+    memory: str | None,
+    no_place: bool,
+) -> Options:
+    import os
+    from typing import get_args
+
+    from reprobox.env.project import Determinism
+    from reprobox.errors import UsageError
+    from reprobox.run.driver import Options
+
+    if determinism is not None and determinism not in get_args(Determinism):
+        raise UsageError(f"--determinism {determinism!r} is no level", hint=f"one of {', '.join(get_args(Determinism))}")
+    root, cwd = session.project.root, session.cwd
+    # Paths on the command line start where the user stands; those in reprobox.toml start at the project.
+    relative = tuple(os.path.relpath(cwd / name, root) if not name.startswith("/") else name for name in inputs or ())
+    return Options(
+        inputs=relative,
+        outputs=tuple(outputs or ()),
+        metrics=tuple(metrics or ()),
+        determinism=determinism,
+        seed=seed,
+        threads=threads,
+        gpus=gpus or session.project.run.gpus,
+        env=tuple(env or ()),
+        network=network,
+        memory_bytes=_parse_size(memory),
+        place=not no_place,
+    )
+
+
+def _parse_size(text: str | None) -> int | None:
+    import re
+
+    from reprobox.errors import UsageError
+
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", text.strip().lower())
+    if not found:
+        raise UsageError(f"--memory {text!r} is no size", hint="write 512m or 8g")
+    return int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " "))
+
+
+def _conclude(session: Session, record: Record, *, as_json: bool, gate: bool) -> None:
+    """Print what became of a run, and raise what its exit code calls for."""
+    from reprobox.errors import CommandFailed, Interrupted, NotReproduced, ReproboxError
+    from reprobox.report.documents import render_run
+    from reprobox.report.text import render_summary
+
+    folder = str(session.store.run_folder(record.run))
+    if as_json:
+        print_document(render_run(record, folder))
+    else:
+        say("")
+        for line in render_summary(record, folder, session.style):
+            say(line)
+        say("")
+    error: ReproboxError | None = None
+    if record.status == "failed":
+        reason = "; the memory limit ended it" if any("memory limit" in note for note in record.tainted) else ""
+        error = CommandFailed(
+            f"the command failed with exit code {record.exit_code}{reason}", hint=f"reprobox show {record.run}"
+        )
+    elif record.status == "interrupted":
+        error = Interrupted(f"interrupted; what was made until then is recorded as {record.run}")
+    elif gate and not record.comparison:
+        error = NotReproduced("no metric to compare: training and evaluation have none in common", hint="write both to files called *metrics*.json, under the same names")
+    elif gate and not all(row["equal"] for row in record.comparison):
+        names = ", ".join(row["metric"] for row in record.comparison if not row["equal"])
+        error = NotReproduced(f"not reproduced: {names} differ", hint=f"reprobox show {record.run}")
+    if error is not None:
+        error.reported = as_json  # type: ignore[attr-defined]
+        raise error
+
+
+def check(context: typer.Context, run: RunArgument = "latest", as_json: JsonOption = False) -> None:
+    """Hash everything that a run recorded again; execute nothing."""
+    from reprobox.errors import ArtefactAltered
+    from reprobox.records.store import check_run
+
+    session: Session = context.obj
+    run_id = session.store.find_run(run)
+    problems = check_run(session.store, run_id)
+    changed = _changed_inputs(session, run_id)
+    if as_json:
+        print_document(
+            {
+                "run": run_id,
+                "intact": not problems,
+                "problems": [{"path": path, "problem": problem} for path, problem in problems],
+                "inputs_changed": changed,
+            }
+        )
+    if problems:
+        listed = "\n  ".join(f"{path}: {problem}" for path, problem in problems)
+        error = ArtefactAltered(
+            f"run {run_id} is not what was recorded:\n  {listed}", hint="restore these files from a copy of the run"
+        )
+        error.reported = as_json  # type: ignore[attr-defined]
+        raise error
+    if not as_json:
+        for path in changed:
+            say(f"note: input {path} is no longer what the run read")
+        say(f"{session.style('intact', 'green')}  run {run_id}: everything hashes to what was recorded")
+
+
+def _changed_inputs(session: Session, run_id: Any) -> list[str]:
+    """Inputs that are not, here and now, what the run read. They are not kept, so this is no fault of the record."""
+    from reprobox.records.store import find_problem
+
+    root = session.project.root
+    rows = session.store.load_record(run_id).draft["inputs"]
+    return [row["path"] for row in rows if find_problem(root / row["path"], row["sha256"])]
+
+
+def runs(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List the runs of this project, oldest first."""
+    from reprobox.errors import RecordError
+    from reprobox.report.documents import render_run
+    from reprobox.report.text import Style, render_runs
+
+    session: Session = context.obj
+    records = []
+    for run_id in session.store.list_runs():
+        try:
+            records.append(session.store.load_record(run_id))
+        except RecordError as error:
+            say(f"note: {error.message}")
+    if as_json:
+        print_document([render_run(record, str(session.store.run_folder(record.run))) for record in records])
+        return
+    for line in render_runs(records, Style(on=session.style.on)):
+        typer.echo(line)
+
+
+def show(context: typer.Context, run: RunArgument = "latest", as_json: JsonOption = False) -> None:
+    """Show what is recorded of a run."""
+    from reprobox.report.documents import render_run
+    from reprobox.report.text import Style, render_details
+
+    session: Session = context.obj
+    run_id = session.store.find_run(run)
+    record = session.store.load_record(run_id)
+    folder = str(session.store.run_folder(run_id))
+    if as_json:
+        print_document(render_run(record, folder))
+        return
+    for line in render_details(record, folder, Style(on=session.style.on)):
+        typer.echo(line)
+
+
+def digest(
+    context: typer.Context,
+    paths: Annotated[list[str], typer.Argument(metavar="PATH…", help="Files.", show_default=False)],
+    as_json: JsonOption = False,
+) -> None:
+    """Print file digest and content digest of models, arrays and metrics."""
+    from reprobox.records.digests import digest_file
+    from reprobox.records.models import detect_format, digest_content
+
+    session: Session = context.obj
+    rows = []
+    for name in paths:
+        path = session.cwd / name
+        sha256 = digest_file(path).sha256
+        format_ = detect_format(path)
+        content = digest_content(path, format_) if format_ else None
+        rows.append(
+            {
+                "path": name,
+                "sha256": sha256,
+                "format": format_,
+                "content": None if content is None else {"recipe": content.recipe, "digest": content.digest},
+            }
+        )
+        if not as_json:
+            typer.echo(f"sha256:{sha256}  {name}")
+            if content is not None:
+                typer.echo(f"{content.recipe}:{content.digest}  {name} ({format_})")
+    if as_json:
+        print_document(rows)

@@ -1,0 +1,314 @@
+"""Docker, through its SDK. What it says in errors is turned into ours here and nowhere else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from reprobox.engines.base import (
+    PROMISES,
+    RUN_LABEL,
+    STATE_LABEL,
+    ContainerExit,
+    ContainerRequest,
+    EngineInfo,
+    FoundContainer,
+    Sink,
+)
+from reprobox.errors import AcceleratorError, EngineMissing, EngineRefused
+
+_MIN_API = (1, 40)
+_TIMEOUT_S = 120
+_LOAD_TIMEOUT_S = 3600
+
+
+@contextmanager
+def _ours(doing: str) -> Iterator[None]:
+    """Turn the SDK's errors into ours.
+
+    Raises:
+        EngineMissing: The engine does not answer.
+        EngineRefused: It answered with an error.
+    """
+    import docker.errors
+    import requests
+
+    try:
+        yield
+    except docker.errors.APIError as error:
+        reason = error.explanation or str(error)
+        raise EngineRefused(f"Docker refused to {doing}: {reason}", hint="see `reprobox doctor`") from None
+    except (docker.errors.DockerException, requests.RequestException, ConnectionError) as error:
+        raise EngineMissing(
+            f"Docker stopped answering while asked to {doing}: {error}", hint="see `reprobox doctor`"
+        ) from None
+
+
+class DockerEngine:
+    """The Docker engine that `DOCKER_HOST`, or the default socket, leads to.
+
+    Args:
+        environ: The process environment.
+
+    Raises:
+        EngineMissing: No engine answers there, or it is too old.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        import docker
+        import docker.errors
+        import requests
+
+        where = environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+        try:
+            settings = docker.utils.kwargs_from_env(environment=dict(environ))
+            settings.setdefault("base_url", where)
+            # The version is asked for once, here: it is also the proof that somebody answers.
+            self._api: Any = docker.APIClient(timeout=_TIMEOUT_S, version="auto", **settings)
+        except (docker.errors.DockerException, requests.RequestException, OSError, ValueError) as error:
+            raise EngineMissing(f"no Docker engine answers at {where}{_why(error)}", hint=_start_hint(error)) from None
+        if _version(self._api.api_version) < _MIN_API:
+            raise EngineMissing(
+                f"Docker at {where} speaks API {self._api.api_version}; {_MIN_API[0]}.{_MIN_API[1]} is the oldest usable",
+                hint="upgrade Docker to 19.03 or later",
+            )
+
+    def describe(self) -> EngineInfo:
+        """Say what it is."""
+        with _ours("describe itself"):
+            info = self._api.info()
+        options = info.get("SecurityOptions") or []
+        return EngineInfo(
+            name="docker",
+            version=info.get("ServerVersion", ""),
+            api=self._api.api_version,
+            storage=info.get("Driver", ""),
+            cpus=int(info.get("NCPU", 1)),
+            memory_bytes=int(info.get("MemTotal", 0)),
+            rootless=any("rootless" in option for option in options),
+            keeps=tuple(
+                promise
+                for promise in PROMISES
+                if not (promise == "memory-limit" and not info.get("MemoryLimit", True))
+                and not (promise == "pids-limit" and not info.get("PidsLimit", True))
+            ),
+        )
+
+    def find_image(self, image_id: str, diff_ids: Sequence[str]) -> bool:
+        """Whether it holds the image of this id with exactly these layers."""
+        import docker.errors
+
+        with _ours("look for an image"):
+            try:
+                found = self._api.inspect_image(image_id)
+            except docker.errors.ImageNotFound:
+                return False
+        return list(found.get("RootFS", {}).get("Layers") or []) == list(diff_ids)
+
+    def list_layers(self) -> list[tuple[str, ...]]:
+        """Layer chains that it holds, of images that reprobox made, lowest layer first."""
+        with _ours("list images"):
+            images = self._api.images(filters={"label": "org.reprobox.lock"}, all=True)
+            chains = [self._api.inspect_image(image["Id"])["RootFS"].get("Layers") or [] for image in images]
+        return [tuple(chain) for chain in chains]
+
+    def load_archive(self, chunks: Iterator[bytes]) -> None:
+        """Load a docker-archive, given in chunks."""
+        with _ours("load the image"):
+            url = self._api._url("/images/load")
+            answer = self._api._post(url, data=chunks, params={"quiet": True}, stream=True, timeout=_LOAD_TIMEOUT_S)
+            for line in self._api._stream_helper(answer, decode=True):
+                if "error" in line:
+                    raise EngineRefused(f"Docker refused to load the image: {line['error']}", hint="see `reprobox doctor`")
+
+    def tag_image(self, image_id: str, name: str, tag: str) -> None:
+        """Give an image a name for people."""
+        with _ours("name the image"):
+            self._api.tag(image_id, name, tag, force=True)
+
+    def remove_image(self, image_id: str) -> None:
+        """Remove an image without those below it."""
+        import docker.errors
+
+        try:
+            with _ours("remove an image"):
+                self._api.remove_image(image_id, noprune=True)
+        except EngineRefused:
+            # Gone, or in use: either way it is not ours to force.
+            return
+
+    def start(self, request: ContainerRequest, *, stdout: Sink, stderr: Sink) -> DockerContainer:
+        """Start a container; its output goes to the sinks from a thread, as it comes."""
+        with _ours("create the container"):
+            created = self._api.create_container_from_config(render_request(request), name=request.name)
+        container = DockerContainer(self._api, created["Id"])
+        try:
+            container.follow(stdout, stderr)
+            with _ours("start the container"):
+                self._api.start(created["Id"])
+        except EngineRefused as error:
+            container.remove()
+            if request.gpus and ("device driver" in error.message or "nvidia" in error.message.lower()):
+                raise AcceleratorError(
+                    f"the engine cannot hand over GPUs: {error.message}",
+                    hint="install the NVIDIA container toolkit, or run with --gpus none",
+                ) from None
+            raise
+        except BaseException:
+            container.remove()
+            raise
+        return container
+
+    def find_containers(self, state: Path) -> list[FoundContainer]:
+        """Containers that work, or worked, for a `.reprobox` folder."""
+        with _ours("list containers"):
+            rows = self._api.containers(all=True, filters={"label": f"{STATE_LABEL}={state}"})
+        return [
+            FoundContainer(
+                id=row["Id"],
+                run=row["Labels"].get(RUN_LABEL, ""),
+                state=str(state),
+                running=row.get("State") in ("running", "paused", "restarting"),
+            )
+            for row in rows
+        ]
+
+    def adopt(self, found: FoundContainer) -> DockerContainer:
+        """Take over a container that another process started."""
+        return DockerContainer(self._api, found.id)
+
+    def read_logs(self, found: FoundContainer) -> tuple[bytes, bytes]:
+        """Read what a container printed so far: stdout and stderr."""
+        with _ours("read a container's output"):
+            return (
+                bytes(self._api.logs(found.id, stdout=True, stderr=False)),
+                bytes(self._api.logs(found.id, stdout=False, stderr=True)),
+            )
+
+
+class DockerContainer:
+    """A container of Docker."""
+
+    def __init__(self, api: Any, container_id: str) -> None:
+        self._api = api
+        self._id = container_id
+        self._follower: threading.Thread | None = None
+
+    def follow(self, stdout: Sink, stderr: Sink) -> None:
+        """Attach to it before it starts, so that no output is missed."""
+        with _ours("attach to the container"):
+            stream = self._api.attach(self._id, stdout=True, stderr=True, stream=True, logs=False, demux=True)
+
+        def pump() -> None:
+            for out, err in stream:
+                if out:
+                    stdout(out)
+                if err:
+                    stderr(err)
+
+        self._follower = threading.Thread(target=pump, name="container-output", daemon=True)
+        self._follower.start()
+
+    def wait(self) -> ContainerExit:
+        """Wait for its end."""
+        with _ours("wait for the container"):
+            # No limit in time: a training may take days.
+            code = int(self._api.wait(self._id, timeout=10**9)["StatusCode"])
+            if self._follower is not None:
+                self._follower.join()
+            state = self._api.inspect_container(self._id)["State"]
+        return ContainerExit(exit_code=code, out_of_memory=bool(state.get("OOMKilled")))
+
+    def stop(self, *, grace_s: int) -> None:
+        """Ask it to end, and end it after `grace_s` seconds."""
+        try:
+            with _ours("stop the container"):
+                self._api.stop(self._id, timeout=grace_s)
+        except EngineRefused:
+            return
+
+    def remove(self) -> None:
+        """Remove it."""
+        try:
+            with _ours("remove the container"):
+                self._api.remove_container(self._id, force=True, v=True)
+        except EngineRefused:
+            return
+
+
+def render_request(request: ContainerRequest) -> dict[str, Any]:
+    """Render a request as the body that Docker's create call takes. Pure.
+
+    Source: Docker Engine API 1.40, POST /containers/create.
+    """
+    host: dict[str, Any] = {
+        "NetworkMode": "bridge" if request.network else "none",
+        "ReadonlyRootfs": True,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges"],
+        "PidsLimit": request.pids,
+        "ShmSize": request.shared_memory_bytes,
+        "Init": True,
+        "IpcMode": "private",
+        "LogConfig": {"Type": "json-file", "Config": {}},
+        "Tmpfs": {path: "rw,nosuid,nodev,exec,mode=1777" for path in request.scratch},
+        "Mounts": [
+            {
+                "Type": "bind",
+                "Source": str(mount.source),
+                "Target": mount.target,
+                "ReadOnly": not mount.writable,
+                "BindOptions": {"Propagation": "rprivate"},
+            }
+            for mount in request.mounts
+        ],
+    }
+    if request.memory_bytes is not None:
+        # The same limit for memory and swap together: a run that swaps is a run that times out elsewhere.
+        host["Memory"] = host["MemorySwap"] = request.memory_bytes
+    if request.cpus is not None:
+        host["CpusetCpus"] = request.cpus
+    if request.gpus:
+        device: dict[str, Any] = {"Driver": "nvidia", "Capabilities": [["gpu", "compute", "utility"]]}
+        device |= {"Count": -1} if request.gpus == ("all",) else {"DeviceIDs": list(request.gpus)}
+        host["DeviceRequests"] = [device]
+    return {
+        "Image": request.image,
+        "Cmd": list(request.argv),
+        "Entrypoint": [],
+        "Env": [f"{key}={value}" for key, value in request.environment],
+        "WorkingDir": request.working_directory,
+        "User": request.user,
+        "Hostname": request.hostname,
+        "Labels": dict(request.labels),
+        "StopSignal": request.stop_signal,
+        "AttachStdin": False,
+        "OpenStdin": False,
+        "Tty": False,
+        "NetworkDisabled": not request.network,
+        "HostConfig": host,
+    }
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())
+
+
+def _why(error: Exception) -> str:
+    text = str(error)
+    if "FileNotFoundError" in text or "No such file" in text:
+        return " (nothing listens there)"
+    if "ConnectionRefused" in text or "Connection refused" in text:
+        return " (the engine is not running)"
+    if "PermissionError" in text or "Permission denied" in text:
+        return " (this user may not use it)"
+    return f" ({text.splitlines()[0] if text else type(error).__name__})"
+
+
+def _start_hint(error: Exception) -> str:
+    if "ermission" in str(error):
+        return "add yourself to its group: sudo usermod -aG docker $USER, then log in again"
+    return "start it (sudo systemctl start docker), or install it: sudo apt-get install docker.io"

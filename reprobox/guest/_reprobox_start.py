@@ -1,0 +1,92 @@
+"""Reads what the runner asked for, and puts the parts of the shim in place.
+
+The only file that reads the environment. It is compiled anew by every process where the folder is mounted
+read-only, so it imports no more than this process needs: what seeds modules is loaded when the first such
+module is.
+"""
+
+import sys
+
+from _reprobox_trail import Trail
+
+LEVELS = ("strict", "seeded", "portable", "off")
+
+
+class Settings:
+    """What the runner asked for.
+
+    Args:
+        level: One of `LEVELS`.
+        seed: Where random generators start, 0 or more.
+    """
+
+    __slots__ = ("level", "seed")
+
+    def __init__(self, level, seed):
+        self.level = level
+        self.seed = seed
+
+    @property
+    def is_deterministic(self):
+        """Whether libraries are asked for deterministic operations and listings are sorted."""
+        return self.level in ("strict", "portable")
+
+
+def parse_settings(environ):
+    """Read the settings out of environment variables.
+
+    Args:
+        environ: A mapping; `REPROBOX_DETERMINISM` and `REPROBOX_SEED` count.
+
+    Returns:
+        The settings, and a list of (variable, error) for values that make no sense. A level that nobody knows
+        is taken as `off`, such a seed as 0.
+    """
+    faults = []
+    level = environ["REPROBOX_DETERMINISM"]
+    if level not in LEVELS:
+        faults.append(("REPROBOX_DETERMINISM", ValueError("no such level: %r" % level)))
+        level = "off"
+    try:
+        seed = int(environ.get("REPROBOX_SEED") or 0)
+        if seed < 0:
+            raise ValueError("negative seed: %d" % seed)
+    except ValueError as error:
+        faults.append(("REPROBOX_SEED", error))
+        seed = 0
+    return Settings(level, seed), faults
+
+
+_started = []
+
+
+def start(environ, folder):
+    """Put the shim in place in this process, once.
+
+    Args:
+        environ: The process environment.
+        folder: The folder of the shim, absolute.
+    """
+    if _started:
+        return
+    _started.append(True)
+    settings, faults = parse_settings(environ)
+    argv = getattr(sys, "argv", None) or [""]
+    trail = Trail(environ.get("REPROBOX_TRAIL"), argv, settings.level, settings.seed)
+    trail.open()
+    for where, error in faults:
+        trail.fault(where, error)
+    if settings.is_deterministic:
+        try:
+            import _reprobox_listing
+
+            _reprobox_listing.install()
+        except Exception as error:
+            trail.fault("listing", error)
+    if settings.level != "off":
+        try:
+            import _reprobox_imports
+
+            _reprobox_imports.install(folder, settings, trail)
+        except Exception as error:
+            trail.fault("imports", error)
