@@ -34,9 +34,7 @@ def doctor(
         problem = error
     info = engine.describe() if engine else None
     gpus = load_gpus()
-    leftovers = recover_runs(
-        session.store, engine, now=session.clock.now(), workers=session.workers, act=not only_look
-    )
+    leftovers = recover_runs(session.store, engine, now=session.clock.now(), workers=session.workers, act=not only_look)
     cache = session.client.cache
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(existing).free

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 EnvironmentArgument = Annotated[
     str | None,
-    typer.Argument(metavar="[ENV]", help="A name from reprobox.toml, a folder of envs/, or a file.", show_default=False),
+    typer.Argument(
+        metavar="[ENV]", help="A name from reprobox.toml, a folder of envs/, or a file.", show_default=False
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
@@ -135,7 +137,9 @@ def build(
         print_document(render_build(prepared, tuple(plan.title for plan in plans)))
         return
     image = prepared.image
-    say(f"{'unchanged' if prepared.reused else 'built'} {entry.name}: {render_size(image.size_bytes)}, {len(plans)} layers")
+    say(
+        f"{'unchanged' if prepared.reused else 'built'} {entry.name}: {render_size(image.size_bytes)}, {len(plans)} layers"
+    )
     if explain:
         rows = [
             (diff_id.removeprefix("sha256:")[:12], render_size(size), plan.title, plan.reason)

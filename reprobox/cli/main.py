@@ -16,7 +16,9 @@ from reprobox.cli.session import Session
 from reprobox.errors import ReproboxError
 
 # Typer carries a Click of its own in some versions and uses the installed one in others; its classes are met by name.
-_ClickException = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+_ClickException: type[Exception] = next(  # type: ignore[type-var]
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
 
 app = typer.Typer(
     name="reprobox",
@@ -74,7 +76,7 @@ def _run(arguments: list[str]) -> int:
             print(json.dumps(render_error(error)))  # noqa: T201
         return error.exit_code
     except _ClickException as error:
-        message: str = error.format_message()  # type: ignore[attr-defined]
+        message: str = getattr(error, "format_message", error.__str__)()
         if type(error).__name__ == "NoArgsIsHelpError":
             sys.stderr.write(message + "\n")
         else:

@@ -25,7 +25,8 @@ InputOption = Annotated[
     list[str] | None, typer.Option("--input", "-i", metavar="PATH", help="Mount it read-only; hashed before and after.")
 ]
 OutputOption = Annotated[
-    list[str] | None, typer.Option("--output", "-o", metavar="GLOB", help="Only these are outputs (default: all new files).")
+    list[str] | None,
+    typer.Option("--output", "-o", metavar="GLOB", help="Only these are outputs (default: all new files)."),
 ]
 MetricsOption = Annotated[
     list[str] | None, typer.Option("--metrics", metavar="GLOB", help="Files with metrics (default: *metrics*.json).")
@@ -33,7 +34,9 @@ MetricsOption = Annotated[
 DeterminismOption = Annotated[
     str | None, typer.Option("--determinism", metavar="LEVEL", help="strict (default), seeded, portable or off.")
 ]
-SeedOption = Annotated[int | None, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of every generator (default 0).")]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of every generator (default 0).")
+]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads of every pool (default: the engine's CPUs).")
 ]
@@ -47,7 +50,9 @@ NetworkOption = Annotated[bool, typer.Option("--network", help="Give the contain
 MemoryOption = Annotated[
     str | None, typer.Option("--memory", metavar="SIZE", help="Limit, such as 8g (default: 90 % of the engine's).")
 ]
-NoPlaceOption = Annotated[bool, typer.Option("--no-place", help="Do not copy outputs into this folder; only record them.")]
+NoPlaceOption = Annotated[
+    bool, typer.Option("--no-place", help="Do not copy outputs into this folder; only record them.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -157,7 +162,9 @@ def _options(
     from reprobox.run.driver import Options
 
     if determinism is not None and determinism not in get_args(Determinism):
-        raise UsageError(f"--determinism {determinism!r} is no level", hint=f"one of {', '.join(get_args(Determinism))}")
+        raise UsageError(
+            f"--determinism {determinism!r} is no level", hint=f"one of {', '.join(get_args(Determinism))}"
+        )
     root, cwd = session.project.root, session.cwd
     # Paths on the command line start where the user stands; those in reprobox.toml start at the project.
     relative = tuple(os.path.relpath(cwd / name, root) if not name.startswith("/") else name for name in inputs or ())
@@ -212,7 +219,10 @@ def _conclude(session: Session, record: Record, *, as_json: bool, gate: bool) ->
     elif record.status == "interrupted":
         error = Interrupted(f"interrupted; what was made until then is recorded as {record.run}")
     elif gate and not record.comparison:
-        error = NotReproduced("no metric to compare: training and evaluation have none in common", hint="write both to files called *metrics*.json, under the same names")
+        error = NotReproduced(
+            "no metric to compare: training and evaluation have none in common",
+            hint="write both to files called *metrics*.json, under the same names",
+        )
     elif gate and not all(row["equal"] for row in record.comparison):
         names = ", ".join(row["metric"] for row in record.comparison if not row["equal"])
         error = NotReproduced(f"not reproduced: {names} differ", hint=f"reprobox show {record.run}")

@@ -22,7 +22,6 @@ from reprobox.errors import AcceleratorError, EngineMissing, EngineRefused
 
 _MIN_API = (1, 40)
 _TIMEOUT_S = 120
-_LOAD_TIMEOUT_S = 3600
 
 
 @contextmanager
@@ -60,6 +59,7 @@ class DockerEngine:
     def __init__(self, environ: Mapping[str, str]) -> None:
         import docker
         import docker.errors
+        import docker.utils
         import requests
 
         where = environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
@@ -118,11 +118,12 @@ class DockerEngine:
     def load_archive(self, chunks: Iterator[bytes]) -> None:
         """Load a docker-archive, given in chunks."""
         with _ours("load the image"):
-            url = self._api._url("/images/load")
-            answer = self._api._post(url, data=chunks, params={"quiet": True}, stream=True, timeout=_LOAD_TIMEOUT_S)
-            for line in self._api._stream_helper(answer, decode=True):
+            # With progress lines the engine is never silent for long, so the ordinary limit of time holds.
+            for line in self._api.load_image(chunks, quiet=False):
                 if "error" in line:
-                    raise EngineRefused(f"Docker refused to load the image: {line['error']}", hint="see `reprobox doctor`")
+                    raise EngineRefused(
+                        f"Docker refused to load the image: {line['error']}", hint="see `reprobox doctor`"
+                    )
 
     def tag_image(self, image_id: str, name: str, tag: str) -> None:
         """Give an image a name for people."""
@@ -131,7 +132,6 @@ class DockerEngine:
 
     def remove_image(self, image_id: str) -> None:
         """Remove an image without those below it."""
-        import docker.errors
 
         try:
             with _ours("remove an image"):
@@ -216,7 +216,7 @@ class DockerContainer:
         """Wait for its end."""
         with _ours("wait for the container"):
             # No limit in time: a training may take days.
-            code = int(self._api.wait(self._id, timeout=10**9)["StatusCode"])
+            code = int(self._api.wait(self._id, timeout=None)["StatusCode"])
             if self._follower is not None:
                 self._follower.join()
             state = self._api.inspect_container(self._id)["State"]
@@ -254,7 +254,7 @@ def render_request(request: ContainerRequest) -> dict[str, Any]:
         "Init": True,
         "IpcMode": "private",
         "LogConfig": {"Type": "json-file", "Config": {}},
-        "Tmpfs": {path: "rw,nosuid,nodev,exec,mode=1777" for path in request.scratch},
+        "Tmpfs": dict.fromkeys(request.scratch, "rw,nosuid,nodev,exec,mode=1777"),
         "Mounts": [
             {
                 "Type": "bind",

@@ -48,7 +48,14 @@ class FakeEngine:
     def describe(self) -> EngineInfo:
         """Say what it is."""
         return EngineInfo(
-            name="fake", version="1", api="", storage="memory", cpus=2, memory_bytes=1 << 34, rootless=False, keeps=PROMISES
+            name="fake",
+            version="1",
+            api="",
+            storage="memory",
+            cpus=2,
+            memory_bytes=1 << 34,
+            rootless=False,
+            keeps=PROMISES,
         )
 
     def find_image(self, image_id: str, diff_ids: Sequence[str]) -> bool:

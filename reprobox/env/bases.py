@@ -167,7 +167,9 @@ def plan_closure(
             )
         chosen.add(name)
         for alternatives in depends[name]:
-            real = [n for option in alternatives for n in ((option,) if option in depends else provides.get(option, ()))]
+            real = [
+                n for option in alternatives for n in ((option,) if option in depends else provides.get(option, ()))
+            ]
             if without.intersection(alternatives) or without.intersection(real) or chosen.intersection(real):
                 continue
             if not real:
@@ -229,7 +231,9 @@ def load_base_lock(folder: Path, spec: BaseSpec) -> tuple[DebianPackage, ...] | 
     except FileNotFoundError:
         return None
     except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise EnvironmentInvalid(f"{file}: not a lock of a base ({error!r})", hint=f"remove {file} and lock again") from None
+        raise EnvironmentInvalid(
+            f"{file}: not a lock of a base ({error!r})", hint=f"remove {file} and lock again"
+        ) from None
     return parse_packages(rows, source=str(file))
 
 

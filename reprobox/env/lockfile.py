@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
-from typing import Any, NewType
+from typing import TYPE_CHECKING, Any, NewType
 
 import yaml
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from reprobox.env.bases import DebianPackage, parse_packages, render_packages, require_sha256
-from reprobox.env.spec import EnvironmentSpec
 from reprobox.errors import EnvironmentInvalid, LockStale
+
+if TYPE_CHECKING:
+    from reprobox.env.spec import EnvironmentSpec
 
 LockDigest = NewType("LockDigest", str)
 """`sha256:` and 64 hex digits, over what a lock pins."""
@@ -53,11 +55,13 @@ class Requested:
     """What a lock was made from: a note, to tell when it is stale.
 
     Attributes:
+        sha256: Digest of the environment file's bytes; while it stays, nothing else needs to be compared.
         base: Name of the base.
         python: Version prefix asked for, or None.
         wheels: Requirements, sorted.
     """
 
+    sha256: str
     base: str
     python: str | None
     wheels: tuple[str, ...]
@@ -130,6 +134,7 @@ def render_lock(lock: Lock) -> str:
         "version": LOCK_VERSION,
         **_pins(lock),
         "requested": {
+            "sha256": lock.requested.sha256,
             "base": lock.requested.base,
             "python": lock.requested.python,
             "wheels": list(lock.requested.wheels),
@@ -191,6 +196,7 @@ def _read(document: dict[str, Any], source: str) -> Lock:
         wheels=tuple(sorted((_wheel(row, source) for row in document["wheels"]), key=lambda wheel: wheel.name)),
         variables=tuple(sorted((str(k), str(v)) for k, v in document["variables"].items())),
         requested=Requested(
+            sha256=str(requested["sha256"]),
             base=str(requested["base"]),
             python=None if requested["python"] is None else str(requested["python"]),
             wheels=tuple(map(str, requested["wheels"])),
@@ -201,10 +207,9 @@ def _read(document: dict[str, Any], source: str) -> Lock:
 
 def _wheel(row: dict[str, Any], source: str) -> Wheel:
     file = str(row["file"])
-    try:
-        parse_wheel_filename(file)
-    except InvalidWheelFilename as error:
-        raise EnvironmentInvalid(f"{source}: {error}", hint=_RELOCK) from None
+    # Name, version, an optional build, and three tags; what the name says in full is checked when it is unpacked.
+    if not re.fullmatch(r"[A-Za-z0-9._]+-[A-Za-z0-9._!+]+(-[0-9][A-Za-z0-9._]*)?(-[A-Za-z0-9._]+){3}\.whl", file):
+        raise EnvironmentInvalid(f"{source}: {file!r} is not the name of a wheel", hint=_RELOCK)
     return Wheel(
         name=str(row["name"]),
         version=str(row["version"]),
@@ -216,7 +221,9 @@ def _wheel(row: dict[str, Any], source: str) -> Wheel:
 
 def render_requested(spec: EnvironmentSpec, *, base: str) -> Requested:
     """Render what a specification asks for, as a lock notes it."""
-    return Requested(base=base, python=spec.python, wheels=tuple(sorted(wheel.text for wheel in spec.wheels)))
+    return Requested(
+        sha256=spec.sha256, base=base, python=spec.python, wheels=tuple(sorted(wheel.text for wheel in spec.wheels))
+    )
 
 
 def require_fresh(lock: Lock, spec: EnvironmentSpec, *, base: str, source: str, command: str) -> None:

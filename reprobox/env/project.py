@@ -122,9 +122,7 @@ def parse_project(text: str, *, root: Path) -> Project:
     except tomllib.TOMLDecodeError as error:
         raise EnvironmentInvalid(f"reprobox.toml: {error}", hint="correct that line") from None
     _require_keys(document, ("default", "env", "run", "mirrors"), "reprobox.toml")
-    environments = {
-        name: _environment(name, table, root) for name, table in _table(document, "env").items()
-    }
+    environments = {name: _environment(name, table, root) for name, table in _table(document, "env").items()}
     run = _table(document, "run")
     _require_keys(run, tuple(RunDefaults.__dataclass_fields__), "[run]")
     values: dict[str, Any] = {}
@@ -151,7 +149,9 @@ def _run_value(key: str, value: Any) -> Any:
             return str(value)
         case "seed":
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
-                raise EnvironmentInvalid(f"reprobox.toml: [run] seed is {value!r}", hint="an integer from 0 to 4294967295")
+                raise EnvironmentInvalid(
+                    f"reprobox.toml: [run] seed is {value!r}", hint="an integer from 0 to 4294967295"
+                )
             return value
         case _:
             if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
@@ -193,7 +193,9 @@ def _optional_text(table: dict[str, Any], key: str) -> str | None:
 def _require_keys(table: dict[str, Any], known: tuple[str, ...], where: str) -> None:
     for key in table:
         if key not in known:
-            raise EnvironmentInvalid(f"reprobox.toml: unknown key {key!r} in {where}", hint=f"known: {', '.join(known)}")
+            raise EnvironmentInvalid(
+                f"reprobox.toml: unknown key {key!r} in {where}", hint=f"known: {', '.join(known)}"
+            )
 
 
 def find_environment(project: Project, name: str | None, *, cwd: Path) -> EnvironmentEntry:

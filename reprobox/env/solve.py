@@ -15,18 +15,17 @@ import tempfile
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
-
-import requests
-from packaging.tags import Tag, compatible_tags, cpython_tags
-from packaging.utils import parse_wheel_filename
 
 from reprobox.env.bases import BaseSpec, DebianPackage, plan_closure
 from reprobox.env.client import Client, find_debian_mirrors
 from reprobox.env.lockfile import Wheel
 from reprobox.env.spec import WheelRequirement
 from reprobox.errors import ArtefactAltered, IndexUnreachable, NoSolution
+
+if TYPE_CHECKING:
+    from packaging.tags import Tag
 
 MACHINES = {"linux-64": "x86_64", "linux-aarch64": "aarch64"}
 _DEBIAN_ARCHITECTURES = {"linux-64": "amd64", "linux-aarch64": "arm64"}
@@ -78,9 +77,7 @@ def solve_wheels(
     return tuple(sorted(rows, key=lambda wheel: wheel.name))
 
 
-def locate_wheels(
-    wheels: Iterable[Wheel], *, python: str, glibc: str, platform: str, client: Client
-) -> dict[str, str]:
+def locate_wheels(wheels: Iterable[Wheel], *, python: str, glibc: str, platform: str, client: Client) -> dict[str, str]:
     """Ask the index where locked wheels can be fetched.
 
     Returns:
@@ -114,6 +111,8 @@ def plan_tags(*, python: str, glibc: str, platform: str) -> dict[Tag, int]:
 
     Source: PEP 425, PEP 600 and the order of packaging.tags.
     """
+    from packaging.tags import compatible_tags, cpython_tags
+
     machine = MACHINES[platform]
     major, minor = (int(part) for part in python.split(".")[:2])
     glibc_major, glibc_minor = (int(part) for part in glibc.split(".")[:2])
@@ -132,6 +131,8 @@ def plan_tags(*, python: str, glibc: str, platform: str) -> dict[Tag, int]:
 
 
 def _choose(document: dict[str, Any], *, python: str, glibc: str, platform: str) -> Iterator[Wheel]:
+    from packaging.utils import parse_wheel_filename
+
     ranks = plan_tags(python=python, glibc=glibc, platform=platform)
     for package in document.get("packages", []):
         name, version = str(package["name"]), str(package.get("version", ""))
@@ -213,7 +214,8 @@ def _explain(stderr: str) -> NoSolution | IndexUnreachable:
     unknown = re.search(r"Because (\S+) was not found in the (?:package registry|provided)", plain)
     if unknown:
         return NoSolution(
-            f"{unknown[1]} is not on the package index", hint=f"check the spelling of {unknown[1]} in the environment file"
+            f"{unknown[1]} is not on the package index",
+            hint=f"check the spelling of {unknown[1]} in the environment file",
         )
     if re.search(r"No solution found", plain):
         reason = re.sub(r"^No solution found when resolving dependencies:?\s*", "", plain)
@@ -221,7 +223,9 @@ def _explain(stderr: str) -> NoSolution | IndexUnreachable:
         if "no usable wheels" in reason or "no wheels" in reason:
             hint = "ask for a version that is published as a wheel for this Python and platform"
         return NoSolution(f"the requirements cannot be met together: {reason}", hint=hint)
-    if re.search(r"[Ff]ailed to fetch|[Cc]ould not connect|dns error|[Rr]equest failed|timed? ?out|[Cc]onnection", plain):
+    if re.search(
+        r"[Ff]ailed to fetch|[Cc]ould not connect|dns error|[Rr]equest failed|timed? ?out|[Cc]onnection", plain
+    ):
         return IndexUnreachable(
             f"the package index did not answer: {plain}",
             hint="check the network, or name a mirror under [mirrors] in reprobox.toml",
@@ -268,7 +272,7 @@ def select_packages(index: str, spec: BaseSpec) -> tuple[DebianPackage, ...]:
         stanzas[name[1]] = stanza
         depends[name[1]] = _alternatives(stanza)
         virtual = re.search(r"^Provides: (.+)$", stanza, re.MULTILINE)
-        for provided in (virtual[1].split(",") if virtual else ()):
+        for provided in virtual[1].split(",") if virtual else ():
             provides.setdefault(provided.split("(")[0].strip(), []).append(name[1])
     names = plan_closure(spec, depends=depends, provides={key: tuple(sorted(value)) for key, value in provides.items()})
     selected = []
@@ -337,6 +341,8 @@ def _verify_release(signed: bytes, *, mirror: str, client: Client) -> str:
 
 
 def _get(url: str) -> bytes:
+    import requests
+
     try:
         answer = requests.get(url, timeout=_TIMEOUT_S)
         answer.raise_for_status()

@@ -6,6 +6,7 @@ else that conda would install is named and refused; nothing is dropped in silenc
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from packaging.utils import canonicalize_name
 
 from reprobox.errors import EnvironmentInvalid
 
-_CONDA_NAME = re.compile(r"^\s*(?:(?P<channel>[\w./:-]+)::)?(?P<name>[A-Za-z0-9_.-]+?)\s*(?P<constraint>[=<>!~\[ ].*)?$")
+_CONDA_NAME = re.compile(
+    r"^\s*(?:(?P<channel>[\w./:-]+)::)?(?P<name>[A-Za-z0-9_.-]+?)\s*(?P<constraint>[=<>!~\[ ].*)?$"
+)
 _PYTHON_FUZZY = re.compile(r"^={1,2}\s*(?P<version>\d+(?:\.\d+)*)(?:\.\*|\*)?(?:=[^=]*)?$")
 # What a base can stand in for: conda's own way of saying "an interpreter with an installer".
 _FROM_BASE = ("python", "pip")
@@ -45,6 +48,7 @@ class EnvironmentSpec:
     Attributes:
         name: The file's `name:`, or None.
         source: The file's name as messages show it.
+        sha256: Digest of the text, in hex.
         python: Version prefix of the interpreter (such as "3.11"), or None for the base's own.
         python_line: Where it stands, or None.
         wheels: Requirements of the pip section, in file order.
@@ -53,6 +57,7 @@ class EnvironmentSpec:
 
     name: str | None
     source: str
+    sha256: str
     python: str | None
     python_line: int | None
     wheels: tuple[WheelRequirement, ...]
@@ -94,7 +99,9 @@ def parse_environment(text: str, *, source: str) -> EnvironmentSpec:
     sections = dict(_mapping(root, source, "the file"))
     for key, (key_node, _) in sections.items():
         if key not in _SECTIONS:
-            raise _fail(source, key_node, f"unknown key {key!r}", f"keys of an environment file: {', '.join(_SECTIONS)}")
+            raise _fail(
+                source, key_node, f"unknown key {key!r}", f"keys of an environment file: {', '.join(_SECTIONS)}"
+            )
     name = _scalar(sections["name"][1], source, "name") if "name" in sections else None
     python: tuple[str | None, int | None] = (None, None)
     wheels: list[WheelRequirement] = []
@@ -107,11 +114,14 @@ def parse_environment(text: str, *, source: str) -> EnvironmentSpec:
             python = (_python_prefix(item, constraint, source), item.start_mark.line + 1)
     variables = tuple(
         (key, _scalar(value, source, f"variables.{key}"))
-        for key, (_, value) in (_mapping(sections["variables"][1], source, "variables") if "variables" in sections else [])
+        for key, (_, value) in (
+            _mapping(sections["variables"][1], source, "variables") if "variables" in sections else []
+        )
     )
     return EnvironmentSpec(
         name=name.strip() or None if name else None,
         source=source,
+        sha256=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
         python=python[0],
         python_line=python[1],
         wheels=tuple(wheels),
@@ -135,7 +145,9 @@ def _sequence(entry: tuple[yaml.Node, yaml.Node] | None, source: str, what: str)
     if entry is None or (isinstance(entry[1], yaml.ScalarNode) and entry[1].tag.endswith(":null")):
         return []
     if not isinstance(entry[1], yaml.SequenceNode):
-        raise _fail(source, entry[1], f"{what} must be a list", f"write `{what}:` and below it lines that begin with `- `")
+        raise _fail(
+            source, entry[1], f"{what} must be a list", f"write `{what}:` and below it lines that begin with `- `"
+        )
     # A null item is what a bare "-" leaves behind; conda ignores it too.
     return [item for item in entry[1].value if not (isinstance(item, yaml.ScalarNode) and item.tag.endswith(":null"))]
 
@@ -174,7 +186,9 @@ def _python_prefix(node: yaml.Node, constraint: str, source: str) -> str | None:
 def _pip_section(node: yaml.MappingNode, source: str) -> Iterator[WheelRequirement]:
     for key, (key_node, value) in _mapping(node, source, "this entry of dependencies"):
         if key != "pip":
-            raise _fail(source, key_node, f"unknown section {key!r} in dependencies", "the only nested section is `pip:`")
+            raise _fail(
+                source, key_node, f"unknown section {key!r} in dependencies", "the only nested section is `pip:`"
+            )
         for item in _sequence((key_node, value), source, "pip"):
             text = re.sub(r"(^|\s)#.*$", "", _scalar(item, source, "a pip requirement")).strip()
             if text:

@@ -14,8 +14,8 @@ from os import fsencode
 
 
 class _Replacement:
-    # Looks like the built-in function that it replaces: name, text, documentation, signature, pickle. No docstring:
-    # each object has that of its original.
+    # Looks like the built-in function that it replaces: name, text, documentation, signature, pickle. It has
+    # no docstring because each object has that of its original.
 
     __slots__ = ("__doc__", "__name__", "__qualname__", "__wrapped__", "_order")
     __module__ = "os"

@@ -24,7 +24,7 @@ class Trail:
     """
 
     def __init__(self, path, argv, level, seed):
-        self._path = path
+        self._path = os.path.abspath(path) if path else None  # The program may change its folder.
         self._argv = argv
         self._level = level
         self._seed = seed
@@ -103,7 +103,7 @@ class Trail:
 
 
 def render_json(value):
-    """Turn a value into JSON: all ASCII, keys in the order given. To import `json` would take longer than this.
+    """Turn a value into JSON: all ASCII, keys in the order given. Importing `json` would take longer.
 
     Args:
         value: Text, integer, boolean, None, or a list or dictionary of these; anything else becomes its text.

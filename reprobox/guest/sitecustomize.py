@@ -11,7 +11,7 @@ import sys
 
 _folder = os.path.dirname(os.path.abspath(__file__))
 
-if "REPROBOX_DETERMINISM" in os.environ:
+if os.environ.get("REPROBOX_DETERMINISM"):
     try:
         import _reprobox_start
 

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from reprobox.env.bases import DebianPackage
 from reprobox.env.client import Client
 from reprobox.env.lockfile import Lock
 from reprobox.errors import BuildError
 from reprobox.image.cache import Cache, CachedLayer
 from reprobox.image.debian import Entry, extract_tree, load_tree, write_tree
-from reprobox.image.fetch import Fetcher
 from reprobox.image.interpreter import Interpreter, render_library_cache
-from reprobox.image.layers import LayerDigest, LayerWriter
+from reprobox.image.layers import LayerWriter
+from reprobox.image.places import PREFIX, site_packages
 from reprobox.image.plan import LayerPlan, plan_layers
-from reprobox.image.wheels import PREFIX, site_packages, write_wheel
 
 _DOWNLOADS = 8
 
@@ -97,6 +97,8 @@ def start_build(lock: Lock, *, client: Client, cache: Cache, progress: Progress,
             f"an image for {lock.platform} cannot be built on {os.uname().sysname} {os.uname().machine}",
             hint="build it on a Linux machine of that kind",
         )
+    from reprobox.image.fetch import Fetcher
+
     plans = plan_layers(lock)
     cached = [cache.find_layer(plan.key) for plan in plans]
     missing = [plan for plan, layer in zip(plans, cached, strict=True) if layer is None]
@@ -108,9 +110,7 @@ def start_build(lock: Lock, *, client: Client, cache: Cache, progress: Progress,
     if missing:
         progress.start(download_task, total)
         progress.start(layer_task, len(missing))
-    fetcher = Fetcher(
-        lock, client=client, cache=cache, advance=lambda size: progress.advance(download_task, size)
-    )
+    fetcher = Fetcher(lock, client=client, cache=cache, advance=lambda size: progress.advance(download_task, size))
     downloads = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="fetch")
     makers = ThreadPoolExecutor(workers, thread_name_prefix="layer")
     base = ThreadPoolExecutor(1, thread_name_prefix="base")
@@ -128,6 +128,8 @@ def start_build(lock: Lock, *, client: Client, cache: Cache, progress: Progress,
     interpreter = base.submit(tree) if needs_tree else None
 
     def make(plan: LayerPlan) -> CachedLayer:
+        from reprobox.image.wheels import write_wheel
+
         archives = [fetched_wheels[wheel].result() for wheel in plan.wheels]
         with cache.aside() as folder:
             part = folder / "layer.tar"
@@ -161,20 +163,20 @@ def start_build(lock: Lock, *, client: Client, cache: Cache, progress: Progress,
     return build
 
 
-def _unpacked_base(plan: LayerPlan, files: Sequence[tuple[object, Path]], lock: Lock, cache: Cache) -> Path:
+def _unpacked_base(plan: LayerPlan, files: Sequence[tuple[DebianPackage, Path]], lock: Lock, cache: Cache) -> Path:
     found = cache.find_tree(plan.key)
     if found:
         return found
     with cache.aside() as folder:
         tree = folder / "tree"
         tree.mkdir()
-        extract_tree(load_tree(files, omit=lock.omit, keep=lock.keep), tree)  # type: ignore[arg-type]
+        extract_tree(load_tree(files, omit=lock.omit, keep=lock.keep), tree)
         render_library_cache(tree)
         return cache.keep_tree(plan.key, tree)
 
 
 def _write_base(
-    writer: LayerWriter, plan: LayerPlan, fetched: dict[object, Future[Path]], lock: Lock, python: Interpreter
+    writer: LayerWriter, plan: LayerPlan, fetched: dict[DebianPackage, Future[Path]], lock: Lock, python: Interpreter
 ) -> None:
     files = [(package, fetched[package].result()) for package in plan.debian]
     tree = load_tree(files, omit=lock.omit, keep=lock.keep)
@@ -200,6 +202,3 @@ def _write_skeleton(writer: LayerWriter, lock: Lock) -> None:
     for name in ("python3", f"python{short}"):
         writer.add_symlink(f"{PREFIX}/bin/{name}", "python")
     writer.add_directory(site_packages(lock.python))
-
-
-__all__ = ["Build", "LayerDigest", "Progress", "find_layers", "start_build"]

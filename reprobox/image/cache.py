@@ -126,9 +126,13 @@ class Cache:
             yield folder
         except OSError as error:
             if error.errno in (28, 122):
-                raise BuildError(f"no space is left below {self.root}", hint="free some, or set REPROBOX_CACHE") from None
+                raise BuildError(
+                    f"no space is left below {self.root}", hint="free some, or set REPROBOX_CACHE"
+                ) from None
             if isinstance(error, PermissionError):
-                raise BuildError(f"the cache cannot be written: {error}", hint="set REPROBOX_CACHE to a folder of yours") from None
+                raise BuildError(
+                    f"the cache cannot be written: {error}", hint="set REPROBOX_CACHE to a folder of yours"
+                ) from None
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import requests
-
 from reprobox.env.bases import DebianPackage
 from reprobox.env.client import Client, find_debian_mirrors
 from reprobox.env.lockfile import Lock, Wheel
@@ -92,6 +90,8 @@ class Fetcher:
         return self._fetch(addresses, name=file_name(package), sha256=package.sha256)
 
     def _fetch(self, addresses: Iterable[str], *, name: str, sha256: str) -> Path:
+        import requests
+
         problems: list[str] = []
         altered: ArtefactAltered | None = None
         gone = False
@@ -151,6 +151,8 @@ class Fetcher:
             yield from answer.iter_content(_CHUNK)
 
     def _session(self) -> Any:
+        import requests
+
         if not hasattr(self._local, "session"):
             self._local.session = requests.Session()
         return self._local.session

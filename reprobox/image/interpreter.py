@@ -20,7 +20,10 @@ from pathlib import Path
 from reprobox.errors import BuildError
 
 _PIECE_BYTES = 3_000_000
-_LOADERS = {"linux-64": ("x86_64-linux-gnu", "ld-linux-x86-64.so.2"), "linux-aarch64": ("aarch64-linux-gnu", "ld-linux-aarch64.so.1")}
+_LOADERS = {
+    "linux-64": ("x86_64-linux-gnu", "ld-linux-x86-64.so.2"),
+    "linux-aarch64": ("aarch64-linux-gnu", "ld-linux-aarch64.so.1"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,9 +125,7 @@ class LayerWriter:
     def finish(self) -> LayerDigest:
         """End the tar and tell what was written."""
         self._write(bytes(2 * _BLOCK))
-        return LayerDigest(
-            diff_id=DiffId("sha256:" + self._hash.hexdigest()), size_bytes=self._size, files=self._files
-        )
+        return LayerDigest(diff_id=DiffId("sha256:" + self._hash.hexdigest()), size_bytes=self._size, files=self._files)
 
     def _parents(self, path: str) -> None:
         parent = path.rpartition("/")[0]

@@ -20,8 +20,8 @@ from reprobox.env.lockfile import Lock
 from reprobox.errors import ArtefactAltered, BuildError
 from reprobox.image.cache import CachedLayer
 from reprobox.image.layers import DiffId
+from reprobox.image.places import PREFIX
 from reprobox.image.plan import LayerPlan
-from reprobox.image.wheels import PREFIX
 
 ImageDigest = NewType("ImageDigest", str)
 """`sha256:` and 64 hex digits, of a manifest or a configuration."""
@@ -177,9 +177,7 @@ def _copy_checked(source: Path, target: Path, diff_id: DiffId) -> None:
             writer.write(chunk)
     if "sha256:" + digest.hexdigest() != diff_id:
         target.unlink()
-        raise ArtefactAltered(
-            f"the cached layer {diff_id} was altered", hint=f"remove {source} and build again"
-        )
+        raise ArtefactAltered(f"the cached layer {diff_id} was altered", hint=f"remove {source} and build again")
 
 
 def render_archive(image: Image, blobs: dict[DiffId, Path], *, tags: Sequence[str] = ()) -> Iterator[bytes]:

@@ -92,7 +92,10 @@ def _wheels_plan(lock: Lock, wheels: tuple[Wheel, ...], reason: str) -> LayerPla
     # A wheel's file name is part of what its layer is made from: it names the project and tags that unpacking checks.
     parts = [f"{wheel.file}:{wheel.sha256}" for wheel in wheels]
     return LayerPlan(
-        kind="wheels", key=_key(lock, "wheels", parts, {"interpreter": interpreter_digest(lock)}), reason=reason, wheels=wheels
+        kind="wheels",
+        key=_key(lock, "wheels", parts, {"interpreter": interpreter_digest(lock)}),
+        reason=reason,
+        wheels=wheels,
     )
 
 

@@ -27,9 +27,7 @@ from installer.sources import WheelFile
 from reprobox.env.lockfile import Wheel
 from reprobox.errors import BuildError
 from reprobox.image.layers import GENERATED_MTIME, LayerWriter, check_path
-
-PREFIX = "opt/env"
-"""Where the environment lies in the image."""
+from reprobox.image.places import PREFIX, site_packages
 
 _LINK_FROM_BYTES = 4096
 _UNPACKED_LIMIT = 64 << 30
@@ -37,11 +35,6 @@ _TESTS = re.compile(r"(^|/)tests/|_test\.py$")
 
 # (absolute path in the image, source) pairs → compiled bytes, None where a source does not compile.
 Compile = Callable[[Path, Sequence[tuple[str, str]]], list[bytes | None]]
-
-
-def site_packages(python: str) -> str:
-    """Where wheels are unpacked, for an interpreter such as "3.11.2"."""
-    return f"{PREFIX}/lib/python{'.'.join(python.split('.')[:2])}/site-packages"
 
 
 def write_wheel(wheel: Wheel, archive: Path, *, writer: LayerWriter, python: str, compile_sources: Compile) -> None:
@@ -69,7 +62,8 @@ def write_wheel(wheel: Wheel, archive: Path, *, writer: LayerWriter, python: str
                 codes = compiled.result()
     except (zipfile.BadZipFile, InstallerError, KeyError, UnicodeDecodeError, EOFError) as error:
         raise BuildError(
-            f"{wheel.file} is not a wheel that can be unpacked: {error}", hint=f"ask for another version of {wheel.name}"
+            f"{wheel.file} is not a wheel that can be unpacked: {error}",
+            hint=f"ask for another version of {wheel.name}",
         ) from None
     tag = "cpython-" + "".join(python.split(".")[:2])
     for (_, place), code in zip(sources, codes, strict=True):

@@ -63,13 +63,13 @@ def parse_metrics(text: str, source: str) -> dict[str, Metric]:
     """Find the numbers in a JSON document.
 
     Args:
-        text: The document. `NaN`, `Infinity` and `-Infinity` are numbers, as Python, NumPy and TensorFlow write them.
+        text: The document. `NaN`, `Infinity` and `-Infinity` are numbers, as Python's `json` writes them.
         source: Where it comes from, for messages.
 
     Returns:
-        Name → number, in the order of the document. A nested key is joined with dots, an item of a list has its index as
-        its name (`history.0.loss`), and a document that is one number is called `value`. Booleans, strings and null are
-        left out.
+        Name → number, in the order of the document. A nested key is joined with dots, an item of a list has its
+        index as its name (`history.0.loss`), and a document that is one number is called `value`. Booleans,
+        strings and null are left out.
 
     Raises:
         RecordError: The text is no JSON, or gives one name to two numbers that differ.
@@ -97,7 +97,8 @@ def merge_metrics(metrics_by_path: Mapping[str, Mapping[str, Metric]]) -> dict[s
         metrics_by_path: Path → metrics, as `parse_metrics` gives them.
 
     Returns:
-        Name → number, by name. A name to which several files give different values becomes `path:name` for each of them.
+        Name → number, by name. A name to which several files give different values becomes `path:name` for each
+        of them.
 
     Raises:
         RecordError: A metric has the name that another one gets in this way.

@@ -311,9 +311,9 @@ class RunStore:
             return None
         if found.st_size != value["size_bytes"]:
             return None
-        if (found.st_mtime_ns, found.st_ino) != (value["mtime_ns"], value["inode"]) and digest_file(file).sha256 != value[
-            "sha256"
-        ]:
+        if (found.st_mtime_ns, found.st_ino) != (value["mtime_ns"], value["inode"]) and digest_file(
+            file
+        ).sha256 != value["sha256"]:
             return None
         return dict(value)
 
@@ -347,7 +347,9 @@ def check_run(store: RunStore, run: RunId) -> list[tuple[str, str]]:
         if problem:
             problems[name] = problem
     try:
-        sums = parse_sums((folder / "SHA256SUMS").read_text(encoding="utf-8", errors="surrogateescape"), source="SHA256SUMS")
+        sums = parse_sums(
+            (folder / "SHA256SUMS").read_text(encoding="utf-8", errors="surrogateescape"), source="SHA256SUMS"
+        )
     except OSError as error:
         problems["SHA256SUMS"] = f"cannot be read: {error.strerror}"
     except RecordError as error:

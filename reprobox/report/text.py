@@ -70,7 +70,9 @@ def render_summary(record: Record, folder: str, style: Style) -> list[str]:
     total = sum(record.durations_s.values())
     ended = record.status if record.exit_code in (0, None) else f"{record.status} (exit code {record.exit_code})"
     of = f" of {record.draft['of']}" if record.draft["of"] else ""
-    lines = [f"{style(ended, colour)}  {record.draft['kind']} {style(record.run, 'bold')}{of}  in {render_seconds(total)}"]
+    lines = [
+        f"{style(ended, colour)}  {record.draft['kind']} {style(record.run, 'bold')}{of}  in {render_seconds(total)}"
+    ]
     if record.comparison:
         lines += ["", *render_comparison(record.comparison, style)]
     elif record.metrics:

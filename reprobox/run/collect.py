@@ -12,7 +12,13 @@ from typing import Any
 
 from reprobox.errors import RecordError
 from reprobox.records.digests import digest_file, digest_files
-from reprobox.records.metrics import compare_metrics, encode_metric, is_metrics_file, merge_metrics, parse_metrics
+from reprobox.records.metrics import (
+    compare_metrics,
+    encode_metric,
+    is_metrics_file,
+    merge_metrics,
+    parse_metrics,
+)
 from reprobox.records.models import detect_format, digest_content
 from reprobox.records.record import Output, Record, Status
 from reprobox.records.store import STREAMS, RunStore

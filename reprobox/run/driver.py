@@ -15,7 +15,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from reprobox import __version__
-from reprobox.engines.base import RUN_LABEL, STATE_LABEL, Container, ContainerRequest, Engine, EngineInfo, Mount
+from reprobox.engines.base import (
+    RUN_LABEL,
+    STATE_LABEL,
+    Container,
+    ContainerRequest,
+    Engine,
+    EngineInfo,
+    Mount,
+)
 from reprobox.env.client import Client
 from reprobox.env.project import EnvironmentEntry, Project
 from reprobox.errors import EngineError, RecordError, ReproboxError, UsageError
@@ -167,9 +175,7 @@ def plan_command(words: tuple[str, ...], *, project: Project, cwd: Path) -> Comm
     return Command(argv=("python", local, *words[1:]), script=script, arguments=words)
 
 
-def run_script(
-    world: World, entry: EnvironmentEntry, words: tuple[str, ...], options: Options
-) -> Record:
+def run_script(world: World, entry: EnvironmentEntry, words: tuple[str, ...], options: Options) -> Record:
     """Run a command in an environment, and record it.
 
     Raises:

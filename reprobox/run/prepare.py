@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reprobox.engines.base import Engine
-from reprobox.env.bases import BaseSpec, DebianPackage, find_base_folder, load_base, load_base_lock, write_base_lock
+from reprobox.env.bases import (
+    BaseSpec,
+    DebianPackage,
+    find_base_folder,
+    load_base,
+    load_base_lock,
+    write_base_lock,
+)
 from reprobox.env.client import Client
 from reprobox.env.lockfile import (
     LAYER_FORMAT,
@@ -20,13 +29,14 @@ from reprobox.env.lockfile import (
     require_fresh,
 )
 from reprobox.env.project import EnvironmentEntry, Project
-from reprobox.env.solve import solve_base, solve_wheels, uv_version
-from reprobox.env.spec import EnvironmentSpec, parse_environment
 from reprobox.errors import EngineRefused, EnvironmentInvalid
 from reprobox.image.build import Progress, start_build
 from reprobox.image.cache import Cache
 from reprobox.image.layers import DiffId
 from reprobox.image.oci import Image, render_archive, render_image
+
+if TYPE_CHECKING:
+    from reprobox.env.spec import EnvironmentSpec
 
 PLATFORM = "linux-64"
 
@@ -60,6 +70,8 @@ def load_spec(entry: EnvironmentEntry, project: Project) -> EnvironmentSpec | No
     Raises:
         EnvironmentInvalid: It is broken.
     """
+    from reprobox.env.spec import parse_environment
+
     try:
         text = entry.environment.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -69,6 +81,14 @@ def load_spec(entry: EnvironmentEntry, project: Project) -> EnvironmentSpec | No
             f"{entry.environment}: cannot be read: {error}", hint="save it as UTF-8 text"
         ) from None
     return parse_environment(text, source=_shown(entry.environment, project))
+
+
+def _text_digest(file: Path) -> str | None:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _shown(path: Path, project: Project) -> str:
@@ -93,6 +113,8 @@ def load_fresh_lock(entry: EnvironmentEntry, project: Project) -> Lock | None:
         raise EnvironmentInvalid(f"{entry.lock}: cannot be read: {error}", hint=lock_command(entry, project)) from None
     source = _shown(entry.lock, project)
     lock = parse_lock(text, source=source)
+    if lock.requested.base == entry.base and lock.requested.sha256 == _text_digest(entry.environment):
+        return lock
     spec = load_spec(entry, project)
     if spec is not None:
         require_fresh(lock, spec, base=entry.base, source=source, command=lock_command(entry, project))
@@ -125,6 +147,8 @@ def make_lock(
         NoSolution: It cannot be resolved.
         IndexUnreachable: An index did not answer.
     """
+    from reprobox.env.solve import solve_wheels, uv_version
+
     spec = load_spec(entry, project)
     if spec is None:
         raise EnvironmentInvalid(
@@ -183,6 +207,8 @@ def load_locked_base(
     base = load_base(folder)
     locked = None if anew else load_base_lock(folder, base)
     if locked is None:
+        from reprobox.env.solve import solve_base
+
         locked = solve_base(base, platform=PLATFORM, client=client)
         write_base_lock(folder, base, locked)
     return base, locked
@@ -297,7 +323,9 @@ def prepare_image(
         progress.finish(task)
         if not engine.find_image(image.config_digest, image.diff_ids):
             raise EngineRefused("the engine took the image but does not have it now", hint="see `reprobox doctor`")
-        engine.tag_image(image.config_digest, f"reprobox/{_tag_name(entry.name)}", lock.digest.removeprefix("sha256:")[:12])
+        engine.tag_image(
+            image.config_digest, f"reprobox/{_tag_name(entry.name)}", lock.digest.removeprefix("sha256:")[:12]
+        )
     finally:
         build.cancel()
         for part in parts:

@@ -35,9 +35,7 @@ class Leftover:
     container: bool
 
 
-def recover_runs(
-    store: RunStore, engine: Engine | None, *, now: datetime, workers: int, act: bool
-) -> list[Leftover]:
+def recover_runs(store: RunStore, engine: Engine | None, *, now: datetime, workers: int, act: bool) -> list[Leftover]:
     """Find what was left, and mend it.
 
     Args:

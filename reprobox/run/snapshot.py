@@ -76,7 +76,7 @@ def plan_snapshot(root: Path, *, inputs: Iterable[str], script: str, store: RunS
             left_out.append((os.fsencode(path).decode("utf-8", "replace"), "its name is not UTF-8"))
             continue
         if stat.S_ISLNK(found.st_mode):
-            target = os.readlink(root / path)
+            target = str((root / path).readlink())
             inside = Path(os.path.realpath(root / path)).is_relative_to(root.resolve())
             if inside and not target.startswith("/"):
                 links.append((path, target))
