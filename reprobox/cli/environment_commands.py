@@ -137,9 +137,8 @@ def build(
         print_document(render_build(prepared, tuple(plan.title for plan in plans)))
         return
     image = prepared.image
-    say(
-        f"{'unchanged' if prepared.reused else 'built'} {entry.name}: {render_size(image.size_bytes)}, {len(plans)} layers"
-    )
+    word = "unchanged" if prepared.reused else "built"
+    say(f"{word} {entry.name}: {render_size(image.size_bytes)}, {len(plans)} layers")
     if explain:
         rows = [
             (diff_id.removeprefix("sha256:")[:12], render_size(size), plan.title, plan.reason)

@@ -16,7 +16,7 @@ from reprobox.cli.session import Session
 from reprobox.errors import ReproboxError
 
 # Typer carries a Click of its own in some versions and uses the installed one in others; its classes are met by name.
-_ClickException: type[Exception] = next(  # type: ignore[type-var]
+_ClickException: type[Exception] = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
 )
 

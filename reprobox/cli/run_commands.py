@@ -11,7 +11,7 @@ from reprobox.cli.session import Session, print_document, say
 
 if TYPE_CHECKING:
     from reprobox.records.record import Record
-    from reprobox.run.driver import Options
+    from reprobox.run.world import Options
 
 _PASS_ON = {"allow_interspersed_args": False}
 
@@ -127,7 +127,7 @@ def evaluate(
 
 
 def _latest_training(session: Session) -> Any:
-    """The latest completed run that is not itself an evaluation; what stands in the way is named where there is none."""
+    """The latest completed run that is not itself an evaluation."""
     from reprobox.errors import RecordError
 
     runs_ = session.store.list_runs()
@@ -159,7 +159,7 @@ def _options(
 
     from reprobox.env.project import Determinism
     from reprobox.errors import UsageError
-    from reprobox.run.driver import Options
+    from reprobox.run.world import Options
 
     if determinism is not None and determinism not in get_args(Determinism):
         raise UsageError(

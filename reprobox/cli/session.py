@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from reprobox.env.project import EnvironmentEntry, Project
     from reprobox.records.store import RunStore
     from reprobox.report.text import Style
-    from reprobox.run.driver import Clock, World
+    from reprobox.run.world import Clock, World
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Session:
     @cached_property
     def clock(self) -> Clock:
         """The time."""
-        from reprobox.run.driver import Clock
+        from reprobox.run.world import Clock
 
         return Clock(now=lambda: datetime.now(UTC), monotonic_s=time.monotonic)
 
@@ -116,7 +116,7 @@ class Session:
             output_to_stderr: Send the command's own output there, because stdout carries a document.
         """
         from reprobox.cli.progress import make_progress
-        from reprobox.run.driver import World
+        from reprobox.run.world import World
 
         return World(
             project=self.project,

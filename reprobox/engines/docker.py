@@ -72,7 +72,7 @@ class DockerEngine:
             raise EngineMissing(f"no Docker engine answers at {where}{_why(error)}", hint=_start_hint(error)) from None
         if _version(self._api.api_version) < _MIN_API:
             raise EngineMissing(
-                f"Docker at {where} speaks API {self._api.api_version}; {_MIN_API[0]}.{_MIN_API[1]} is the oldest usable",
+                f"Docker at {where} speaks API {self._api.api_version}; the oldest usable one is 1.40",
                 hint="upgrade Docker to 19.03 or later",
             )
 

@@ -134,8 +134,13 @@ def _add_system_files(tree: Tree) -> None:
         tree.setdefault(folder, Entry(kind="directory"))
     for folder in _OPEN_FOLDERS:
         tree[folder] = Entry(kind="directory", mode=0o1777)
-    _add_text(tree, "etc/passwd", f"root:x:0:0:root:/root:/bin/sh\nreprobox:x:{USER_ID}:{USER_ID}::/home/reprobox:/bin/sh\n"
-              "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n")  # fmt: skip
+    _add_text(
+        tree,
+        "etc/passwd",
+        "root:x:0:0:root:/root:/bin/sh\n"
+        f"reprobox:x:{USER_ID}:{USER_ID}::/home/reprobox:/bin/sh\n"
+        "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
+    )
     _add_text(tree, "etc/group", f"root:x:0:\nreprobox:x:{USER_ID}:\nnogroup:x:65534:\n")
     _add_text(tree, "etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n")
     if "usr/bin/dash" in tree:

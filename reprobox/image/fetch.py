@@ -1,4 +1,4 @@
-"""Fetch locked packages into the cache. What arrives must hash to what the lock says; where it came from is no matter."""
+"""Fetch locked packages into the cache. What arrives must hash to what the lock says, wherever it came from."""
 
 from __future__ import annotations
 

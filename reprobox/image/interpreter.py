@@ -1,8 +1,8 @@
 """The locked interpreter, unpacked on this machine, to compile bytecode exactly as the image's Python would.
 
 It is started through its own dynamic loader, so nothing of the host's C library or Python takes part, and neither root
-nor a container is needed. What it compiles is cut into pieces of fixed size, each in a fresh process: bytecode can depend
-on what its process compiled before, and so must not depend on how many cores there are.
+nor a container is needed. What it compiles is cut into pieces of fixed size, each in a fresh process: bytecode can
+depend on what its process compiled before, and so must not depend on how many cores there are.
 """
 
 from __future__ import annotations

@@ -240,7 +240,8 @@ def parse_record(data: bytes, *, source: str) -> Record:
         if render_again(document, claimed) != data:
             raise RecordError(f"{source} was altered: it is not in canonical form", hint="restore it")
         ending = {
-            "status", "exit_code", "finished_utc", "durations_s", "outputs", "metrics", "comparison", "streams", "tainted",
+            "status", "exit_code", "finished_utc", "durations_s", "outputs", "metrics", "comparison", "streams",
+            "tainted",
         }  # fmt: skip
         return Record(
             draft={key: value for key, value in document.items() if key not in ending},

@@ -131,12 +131,13 @@ def render_details(record: Record, folder: str, style: Style) -> list[str]:
     settings = draft["settings"]
     hardware = draft["hardware"]
     git = draft["code"]["git"]
+    commit = f", commit {git['commit'][:12]}{' (changed)' if git['dirty'] else ''}" if git else ""
     rows = [
         ("command", " ".join(draft["command"]["arguments"])),
         ("started", draft["started_utc"]),
         ("environment", f"{draft['environment']['name']}, Python {draft['environment']['python']}"),
         ("lock", record.lock_digest),
-        ("code", f"{len(draft['code']['files'])} files" + (f", commit {git['commit'][:12]}{' (changed)' if git['dirty'] else ''}" if git else "")),
+        ("code", f"{len(draft['code']['files'])} files{commit}"),
         ("inputs", f"{len(draft['inputs'])} files, {render_size(sum(row['size_bytes'] for row in draft['inputs']))}"),
         ("settings", f"{settings['determinism']}, seed {settings['seed']}, {settings['threads']} threads"),
         ("engine", f"{draft['engine']['name']} {draft['engine']['version']}"),

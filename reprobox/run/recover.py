@@ -15,7 +15,7 @@ from typing import Any, Literal
 from reprobox.engines.base import Engine, FoundContainer
 from reprobox.records.record import RunId
 from reprobox.records.store import RunStore
-from reprobox.run.driver import finish_run
+from reprobox.run.execute import finish_run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

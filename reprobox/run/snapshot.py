@@ -100,9 +100,9 @@ def plan_snapshot(root: Path, *, inputs: Iterable[str], script: str, store: RunS
         copied.append(path)
         if len(copied) > _LIMIT_FILES or total > _LIMIT_BYTES or big > _LIMIT_BIG_FILES:
             raise UsageError(
-                f"{root} holds too much to be copied for a run (over {_LIMIT_FILES} files, {_LIMIT_BYTES >> 30} GiB, or "
-                f"{_LIMIT_BIG_FILES} big files)",
-                hint="name folders of data as inputs (mounted, not copied): --input data/, or `inputs` in reprobox.toml",
+                f"{root} holds too much to be copied: over {_LIMIT_FILES} files, {_LIMIT_BYTES >> 30} GiB, or "
+                f"{_LIMIT_BIG_FILES} big files",
+                hint="name folders of data as inputs, which are mounted: --input data/, or `inputs` in reprobox.toml",
             )
     return SnapshotPlan(
         copied=tuple(sorted(copied)),

@@ -1,0 +1,396 @@
+"""One run, from a prepared image to a written record."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from reprobox import __version__
+from reprobox.engines.base import RUN_LABEL, STATE_LABEL, Container, ContainerRequest, EngineInfo, Mount
+from reprobox.env.lockfile import render_lock
+from reprobox.errors import EngineError, RecordError, ReproboxError
+from reprobox.image.debian import USER_ID
+from reprobox.records.digests import digest_bytes
+from reprobox.records.record import Draft, Record, RecordedFile, RunId, Status
+from reprobox.records.store import RunStore, make_run_id
+from reprobox.run.collect import Baseline, collect_outputs, place_outputs, read_baseline, seal
+from reprobox.run.hardware import Gpus, load_hardware
+from reprobox.run.prepare import Prepared
+from reprobox.run.settings import GUEST, TRAIL, WORK, Settings, render_variables
+from reprobox.run.snapshot import (
+    SnapshotPlan,
+    copy_snapshot,
+    hand_over,
+    hash_inputs,
+    load_git,
+    make_mount_points,
+    plan_snapshot,
+    require_readable,
+)
+from reprobox.run.world import Command, Options, Sink, World
+
+GRACE_S = 10
+"""How long a container that is asked to end may take."""
+
+
+def execute(
+    world: World,
+    prepared: Prepared,
+    command: Command,
+    options: Options,
+    settings: Settings,
+    gpus: Gpus,
+    *,
+    of: Record | None,
+    durations: dict[str, float],
+) -> Record:
+    """Run a command in a prepared image and record it.
+
+    Args:
+        world: What is needed from outside.
+        prepared: The image, in the engine.
+        command: What to run.
+        options: What the user wants of it.
+        settings: How it is made repeatable.
+        gpus: What the driver says of this machine's GPUs.
+        of: The run that it evaluates, or None.
+        durations: Seconds of the phases before.
+
+    Raises:
+        ReproboxError: It could not be started, or the engine was lost. A command that fails is not an error here.
+    """
+    store, clock = world.store, world.clock
+    started = clock.monotonic_s()
+    root = world.project.root
+    plan = plan_snapshot(root, inputs=(*world.project.run.inputs, *options.inputs), script=command.script, store=store)
+    if of is not None:
+        plan = _without_outputs_of(of, plan, store, root)
+    info = world.engine.describe()
+    # In a rootless engine, root in the container is the caller outside; elsewhere nobody runs as root.
+    user_id = 0 if info.rootless else _user_id()
+    if not info.rootless:
+        require_readable(plan, user_id=user_id)
+    for note in plan.notes:
+        world.say(f"note: {note}")
+    inputs = hash_inputs(plan, workers=world.workers)
+    run = make_run_id(clock.now())
+    active = store.begin(run)
+    try:
+        draft = _draft(world, prepared, command, settings, gpus, plan, inputs, run=run, of=of, info=info, active=active)
+        request = _request(prepared, command, settings, plan, active, draft, cwd=world.cwd, root=root, user_id=user_id)
+        hand_over(active / "work", user_id=user_id)
+        hand_over(active / "trail", user_id=user_id)
+        baseline = read_baseline(active / "work")
+        rest = {
+            "baseline": baseline,
+            "inputs": [name for name, _ in plan.inputs],
+            "outputs": list(options.outputs or world.project.run.outputs),
+            "metrics": list(options.metrics or world.project.run.metrics),
+            "trained": dict(of.metrics) if of else None,
+            "script": command.script,
+        }
+        _write_json(active / "draft.json", {"draft": draft.to_json(), **rest})
+    except BaseException:
+        store.discard(run)
+        raise
+    ready = clock.monotonic_s()
+    status, exit_code, notes = _watch(world, request, active)
+    ended = clock.monotonic_s()
+    tainted = [*notes, *_changed_inputs(plan, inputs, world)]
+    # From here on a killed tool loses nothing: what is left to do can be done from these notes.
+    _write_json(active / "ended.json", {"status": status, "exit_code": exit_code, "tainted": tainted})
+    durations = {**durations, "prepare": ready - started, "command": ended - ready}
+    record = finish_run(
+        store,
+        json.loads((active / "draft.json").read_bytes()),
+        status=status,
+        exit_code=exit_code,
+        now=clock.now(),
+        durations=lambda: {**durations, "collect": clock.monotonic_s() - ended},
+        tainted=tuple(tainted),
+        workers=world.workers,
+    )
+    if options.place and status == "completed":
+        place_outputs(record, store, root, script=command.script, say=world.say)
+    return record
+
+
+def finish_run(
+    store: RunStore,
+    note: Mapping[str, Any],
+    *,
+    status: Status,
+    exit_code: int | None,
+    now: datetime,
+    durations: Callable[[], dict[str, float]],
+    tainted: tuple[str, ...],
+    workers: int,
+) -> Record:
+    """Collect what a run made and write its record; also for a run whose tool was killed.
+
+    Args:
+        store: Where.
+        note: What `draft.json` holds.
+        status: How it ended.
+        exit_code: Of the command, if known.
+        now: The time.
+        durations: Gives seconds by phase.
+        tainted: Why it is not what it should be.
+        workers: Files hashed at once.
+    """
+    active = store.active_folder(note["draft"]["run"])
+    trail = active / "trail" / "trail.jsonl"
+    if trail.is_file() and not trail.is_symlink():
+        shutil.copyfile(trail, active / "trail.jsonl")
+    baseline: Baseline = note["baseline"]
+    collected = collect_outputs(
+        active / "work",
+        baseline=baseline,
+        store=store,
+        not_outputs=note["inputs"],
+        patterns=tuple(note["outputs"]),
+        metric_patterns=tuple(note["metrics"]),
+        workers=workers,
+    )
+    return seal(
+        store,
+        note["draft"],
+        status=status,
+        exit_code=exit_code,
+        finished_utc=_iso(now),
+        durations_s={name: round(value, 3) for name, value in durations().items()},
+        collected=collected,
+        trained=note["trained"],
+        tainted=tainted,
+    )
+
+
+def _watch(world: World, request: ContainerRequest, active: Path) -> tuple[Status, int | None, list[str]]:
+    """Run the container to its end, or to the user's Ctrl-C.
+
+    Returns:
+        Status, exit code, and what should be said of it in the record.
+    """
+    container: Container | None = None
+    notes: list[str] = []
+    with (active / "stdout").open("wb") as out, (active / "stderr").open("wb") as err:
+        try:
+            container = world.engine.start(request, stdout=_tee(out, world.stdout), stderr=_tee(err, world.stderr))
+            ended = container.wait()
+        except KeyboardInterrupt:
+            world.say("stopping the container …")
+            if container is None:
+                return "interrupted", None, ["interrupted before the command began"]
+            _stop(container)
+            code = container.wait().exit_code
+            container.remove()
+            return "interrupted", code, []
+        except ReproboxError as error:
+            if container is None:
+                world.store.discard(RunId(active.name))
+            elif isinstance(error, EngineError):
+                error.hint = "when the engine is back, `reprobox doctor` records what the run made until then"
+            raise
+        container.remove()
+    if ended.out_of_memory:
+        notes.append("the memory limit ended the command")
+    return ("completed" if ended.exit_code == 0 else "failed"), ended.exit_code, notes
+
+
+def _stop(container: Container) -> None:
+    try:
+        container.stop(grace_s=GRACE_S)
+    except KeyboardInterrupt:
+        # Asked twice: no more grace.
+        container.stop(grace_s=0)
+
+
+def _tee(file: BinaryIO, sink: Sink) -> Sink:
+    def both(chunk: bytes) -> None:
+        file.write(chunk)
+        file.flush()
+        sink(chunk)
+
+    return both
+
+
+def _without_outputs_of(of: Record, plan: SnapshotPlan, store: RunStore, root: Path) -> SnapshotPlan:
+    """Leave out what lies in the folder from the evaluated run's script: its recorded outputs are put there instead."""
+    script = of.draft["command"]["script"]
+    given = {output.path for output in of.outputs}
+    copied, left_out = [], list(plan.left_out)
+    for path in plan.copied:
+        if path in given:
+            left_out.append((path, f"replaced by the output of run {of.run}"))
+            continue
+        placed = store.find_placed(path, root / path)
+        if placed is not None and placed["script"] == script:
+            left_out.append((path, f"made by run {placed['run']}, not by the one that is evaluated"))
+            continue
+        copied.append(path)
+    inputs = tuple((name, source) for name, source in plan.inputs if name not in given)
+    return replace(plan, copied=tuple(copied), left_out=tuple(sorted(left_out)), inputs=inputs)
+
+
+def _draft(
+    world: World,
+    prepared: Prepared,
+    command: Command,
+    settings: Settings,
+    gpus: Gpus,
+    plan: SnapshotPlan,
+    inputs: tuple[RecordedFile, ...],
+    *,
+    run: RunId,
+    of: Record | None,
+    info: EngineInfo,
+    active: Path,
+) -> Draft:
+    """Fill the run's folder and note what is known before the start."""
+    store, root = world.store, world.project.root
+    work = active / "work"
+    for folder in (work, active / "trail"):
+        folder.mkdir()
+    code = copy_snapshot(root, plan, work, store)
+    make_mount_points(plan, work)
+    given = _give_outputs(of, work, store) if of else ()
+    (work / world.cwd.relative_to(root)).mkdir(parents=True, exist_ok=True)
+    guest = _copy_guest(active / "guest")
+    return Draft(
+        run=run,
+        kind="run" if of is None else "eval",
+        of=of.run if of else None,
+        started_utc=_iso(world.clock.now()),
+        command={
+            "argv": list(command.argv),
+            "script": command.script,
+            "arguments": list(command.arguments),
+            "working_directory": world.cwd.relative_to(root).as_posix(),
+        },
+        environment={
+            "name": prepared.entry.name,
+            "lock_digest": prepared.lock.digest,
+            "lock_sha256": store.keep_bytes(render_lock(prepared.lock).encode()),
+            "manifest_digest": prepared.image.manifest_digest,
+            "config_digest": prepared.image.config_digest,
+            "diff_ids": list(prepared.image.diff_ids),
+            "python": prepared.lock.python,
+            "platform": prepared.lock.platform,
+            "packages": {wheel.name: wheel.version for wheel in prepared.lock.wheels},
+        },
+        code=code,
+        git=load_git(root, world.client.environ),
+        left_out=tuple({"path": path, "reason": reason} for path, reason in plan.left_out),
+        inputs=inputs,
+        given=given,
+        settings=settings.to_json(),
+        engine={key: value for key, value in asdict(info).items() if key not in ("cpus", "memory_bytes")}
+        | {"keeps": list(info.keeps)},
+        hardware={
+            **load_hardware(gpus, settings.gpus),
+            "cpus": info.cpus,
+            "memory_bytes": info.memory_bytes,
+        },
+        reprobox={"version": __version__, "guest": guest},
+    )
+
+
+def _give_outputs(of: Record, work: Path, store: RunStore) -> tuple[RecordedFile, ...]:
+    given = []
+    for output in of.outputs:
+        target = work / output.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        shutil.copyfile(store.object_path(output.sha256), target)
+        target.chmod(0o755 if output.executable else 0o644)
+        given.append(RecordedFile(path=output.path, sha256=output.sha256, size_bytes=output.size_bytes))
+    return tuple(given)
+
+
+def _copy_guest(target: Path) -> str:
+    """Copy the guest shim where any user of a container can read it, and digest it."""
+    from importlib.resources import as_file, files
+
+    target.mkdir()
+    parts = []
+    with as_file(files("reprobox") / "guest") as source:
+        for file in sorted(source.glob("*.py")):
+            if file.name in ("__init__.py", "pyc.py"):
+                continue
+            data = file.read_bytes()
+            (target / file.name).write_bytes(data)
+            (target / file.name).chmod(0o644)
+            parts.append(f"{file.name}:{digest_bytes(data)}")
+    target.chmod(0o755)
+    return digest_bytes("\n".join(parts).encode())
+
+
+def _request(
+    prepared: Prepared,
+    command: Command,
+    settings: Settings,
+    plan: SnapshotPlan,
+    active: Path,
+    draft: Draft,
+    *,
+    cwd: Path,
+    root: Path,
+    user_id: int,
+) -> ContainerRequest:
+    mounts = [
+        Mount(source=active / "work", target=WORK, writable=True),
+        Mount(source=active / "guest", target=GUEST),
+        Mount(source=active / "trail", target=TRAIL, writable=True),
+    ]
+    for name, source in plan.inputs:
+        mounts.append(Mount(source=source, target=name if name.startswith("/") else f"{WORK}/{name}"))
+    return ContainerRequest(
+        name=f"reprobox-{draft.run}",
+        image=prepared.image.config_digest,
+        argv=command.argv,
+        environment=tuple(sorted(render_variables(settings).items())),
+        working_directory=str(PurePosixPath(WORK, cwd.relative_to(root).as_posix())),
+        user=f"{user_id}:{user_id}",
+        mounts=tuple(mounts),
+        network=settings.network,
+        memory_bytes=settings.memory_bytes,
+        pids=settings.pids,
+        gpus=settings.gpus,
+        labels=((RUN_LABEL, draft.run), (STATE_LABEL, str(active.parent.parent))),
+    )
+
+
+def _changed_inputs(plan: SnapshotPlan, before: tuple[RecordedFile, ...], world: World) -> list[str]:
+    try:
+        after = {file.path: file.sha256 for file in hash_inputs(plan, workers=world.workers)}
+    except RecordError as error:
+        return [f"an input could not be read again after the run: {error.message}"]
+    then = {file.path: file.sha256 for file in before}
+    changed = [path for path in then if path in after and after[path] != then[path]]
+    gone = [path for path in then if path not in after]
+    new = [path for path in after if path not in then]
+    return [
+        f"input {word} during the run: {path}"
+        for word, paths in (("changed", changed), ("removed", gone), ("added", new))
+        for path in sorted(paths)
+    ]
+
+
+def _user_id() -> int:
+    return os.geteuid() or USER_ID
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    aside = path.with_name(f".{path.name}")
+    aside.write_text(json.dumps(value), encoding="utf-8")
+    aside.replace(path)
+
+
+def _iso(now: datetime) -> str:
+    return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
