@@ -89,7 +89,7 @@ def _seed_forks(random):
 
     def after_in_child():
         if parent[1] is not None:
-            random.seed(parent[0])
+            random.seed(repr(parent))
 
     os.register_at_fork(before=before, after_in_child=after_in_child)
 

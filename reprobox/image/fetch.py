@@ -39,7 +39,7 @@ class Fetcher:
         self._cache = cache
         self._advance = advance
         self._mutex = threading.Lock()
-        self._addresses: dict[str, str] | None = None
+        self._addresses: dict[str, str] = {}
         self._mirrors: tuple[str, ...] | None = None
         self._local = threading.local()
 
@@ -54,23 +54,27 @@ class Fetcher:
         if found:
             self._advance(wheel.size_bytes)
             return found
-        with self._mutex:
-            if self._addresses is None:
-                missing = [w for w in self._lock.wheels if not self._cache.package_path(w.sha256).exists()]
-                self._addresses = locate_wheels(
-                    missing or [wheel],
-                    python=self._lock.python,
-                    glibc=dict(self._lock.virtual_packages)["__glibc"],
-                    platform=self._lock.platform,
-                    client=self._client,
-                )
-        address = self._addresses.get(wheel.file)
+        address = self._find_address(wheel)
         if address is None:
             raise IndexUnreachable(
                 f"{wheel.file} is locked, but the index no longer has it under that name",
                 hint=f"lock again: reprobox lock --upgrade {wheel.name}",
             )
         return self._fetch([address], name=wheel.file, sha256=wheel.sha256)
+
+    def _find_address(self, wheel: Wheel) -> str | None:
+        """Ask the index where a wheel is; the first time, for all that are missing at once."""
+        with self._mutex:
+            if wheel.file not in self._addresses:
+                missing = [w for w in self._lock.wheels if not self._cache.package_path(w.sha256).exists()]
+                self._addresses |= locate_wheels(
+                    missing if wheel in missing and not self._addresses else [wheel],
+                    python=self._lock.python,
+                    glibc=dict(self._lock.virtual_packages)["__glibc"],
+                    platform=self._lock.platform,
+                    client=self._client,
+                )
+            return self._addresses.get(wheel.file)
 
     def fetch_debian(self, package: DebianPackage) -> Path:
         """Have a Debian package in the cache.

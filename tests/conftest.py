@@ -1,0 +1,81 @@
+"""What all tests share: the golden option, and telling what this machine has."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden files anew, to be read as a diff")
+
+
+@dataclass
+class Done:
+    """A finished `reprobox` command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass
+class Tool:
+    """Types `reprobox` as a user would, in a folder."""
+
+    folder: Path
+    environ: dict[str, str] = field(default_factory=dict)
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "reprobox", *words]
+
+    def environment(self) -> dict[str, str]:
+        # The coverage of a user's shell, without what pytest or an editor put there.
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "PYTHON"))}
+        return {**kept, **self.environ}
+
+    def __call__(self, *words: str, code: int | None = 0) -> Done:
+        done = subprocess.run(
+            self.command(*words), cwd=self.folder, env=self.environment(), capture_output=True, text=True, check=False
+        )
+        result = Done(done.returncode, done.stdout, done.stderr)
+        if code is not None:
+            assert result.code == code, f"exit {result.code}, not {code}\n{result.out}\n{result.err}"
+        assert "Traceback (most recent call last)" not in result.err or code == 8, result.err
+        return result
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(*words),
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+def read_golden(name: str, value: Any, update: bool) -> Any:
+    """Give the golden document of that name, after writing it anew where that was asked for."""
+    file = REPO / "tests" / "golden" / name
+    if update:
+        file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def update_golden(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--update-golden"))
