@@ -6,6 +6,7 @@ Loaded with the first hooked module. Libraries of any age are met; what one of t
 trail.
 """
 
+import functools
 import os
 import sys
 
@@ -127,25 +128,34 @@ def _tensorflow_precision(tensorflow):
 def _tensorflow_listing(tensorflow):
     # TensorFlow reads folders by itself, in an order that it calls arbitrary.
     file_io = sys.modules.get("tensorflow.python.lib.io.file_io")
-    for name, public_name in (("list_directory_v2", "listdir"), ("get_matching_files_v2", "glob")):
+    for name, public_name, order in (
+        ("list_directory_v2", "listdir", _order_listdir),
+        ("get_matching_files_v2", "glob", _order_glob),
+    ):
         original = getattr(file_io, name, None)
         if original is not None:
-            replacement = _sort_result(original)
+            replacement = order(original)
             setattr(file_io, name, replacement)
             if getattr(tensorflow.io.gfile, public_name, None) is original:
                 setattr(tensorflow.io.gfile, public_name, replacement)
 
 
-def _sort_result(function):
-    import functools
+def _order_listdir(original):
+    @functools.wraps(original)
+    def listdir(path):
+        return sorted(original(path), key=os.fsencode)
 
-    @functools.wraps(function)
-    def wrapper(path):
-        if isinstance(path, (list, tuple)):  # Of patterns, whose results follow each other.
-            return [found for one in path for found in wrapper(one)]
-        return sorted(function(path), key=os.fsencode)
+    return listdir
 
-    return wrapper
+
+def _order_glob(original):
+    @functools.wraps(original)
+    def glob(pattern):
+        if isinstance(pattern, (list, tuple)):  # The results of several patterns follow each other.
+            return [found for one in pattern for found in glob(one)]
+        return sorted(original(pattern), key=os.fsencode)
+
+    return glob
 
 
 def _torch_algorithms(torch):
@@ -180,8 +190,6 @@ def _tell_workers_apart(spawn):
     With the run's seed in all of them, every worker would draw the same numbers. A worker is told its name
     ("SpawnPoolWorker-3", counted by its parent) before any code of the user's runs in it.
     """
-    import functools
-
     original = spawn.prepare
 
     @functools.wraps(original)
