@@ -31,18 +31,24 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"reprobox {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def reprobox(
     context: typer.Context,
     directory: Annotated[
         str, typer.Option("--directory", "-C", metavar="DIR", help="Do everything as if started in DIR.")
     ] = ".",
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Pinned ML environments as bit-identical images; runs that are recorded and can be checked."""
-    if version:
-        print(f"reprobox {__version__}")  # noqa: T201
-        raise typer.Exit
+    del version
     context.obj = Session(directory=directory, environ=dict(os.environ))
 
 

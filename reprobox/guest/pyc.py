@@ -2,7 +2,7 @@
 
 Run by the builder with a locked interpreter, outside of any container; nothing of a package is imported or executed.
 
-Protocol: one JSON object on standard input, {"archive": PATH of a zip file or a folder, "members": [[member, path], …]};
+Protocol: one JSON object on standard input, {"archive": PATH of a zip file or folder, "members": [[member, path], …]};
 on standard output for every member, in order, a signed 32-bit little-endian length and that many bytes of a .pyc file,
 or the length -1 where the source does not compile. `path` is where the source will lie, and is what tracebacks show.
 

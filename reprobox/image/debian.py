@@ -22,8 +22,9 @@ USER_ID = 1000
 
 _MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 _UNPACKED_LIMIT = 4 << 30
-_EMPTY_FOLDERS = ("dev", "home/reprobox", "opt/env", "proc", "root", "run/reprobox", "sys", "var/log", "work")
-_OPEN_FOLDERS = ("tmp", "var/tmp")
+_EMPTY_FOLDERS = ("dev", "opt/env", "proc", "root", "run/reprobox", "sys", "var/log", "work")
+# Writable by whoever a container runs as; an engine gives a folder in memory the mode of the image's own.
+_OPEN_FOLDERS = ("home/reprobox", "tmp", "var/tmp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
