@@ -105,6 +105,9 @@ def _run(arguments: list[str]) -> int:
 
 
 def _print_error(message: str, hint: str | None) -> None:
+    progress = sys.modules.get("reprobox.cli.progress")
+    if progress is not None:
+        progress.close_progress()
     colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     word = "\x1b[31merror\x1b[0m" if colour else "error"
     sys.stderr.write(f"{word}: {message}\n")

@@ -13,11 +13,21 @@ from reprobox.image.build import Progress
 _DOING = {"packages": "fetching packages", "layers": "making layers", "engine": "loading into the engine"}
 
 
+_bars: list[Bars] = []
+
+
 def make_progress(environ: Mapping[str, str]) -> Progress:
     """Make what fits where stderr goes."""
     if sys.stderr.isatty() and environ.get("TERM", "dumb") != "dumb":
-        return Bars()
+        _bars.append(Bars())
+        return _bars[-1]
     return Lines()
+
+
+def close_progress() -> None:
+    """Leave the terminal to others: bars that are still drawn would paint over an error."""
+    for bars in _bars:
+        bars.close()
 
 
 class Lines:
@@ -102,6 +112,12 @@ class Bars:
         del task
         with self._mutex:
             if self._progress is not None and all(row.finished for row in self._progress.tasks):
+                self._stop()
+
+    def close(self) -> None:
+        """Stop drawing, whatever is left to do."""
+        with self._mutex:
+            if self._progress is not None:
                 self._stop()
 
     def _stop(self) -> None:

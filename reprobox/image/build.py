@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +13,7 @@ from typing import Protocol
 from reprobox.env.bases import DebianPackage
 from reprobox.env.client import Client
 from reprobox.env.lockfile import Lock
-from reprobox.errors import BuildError
+from reprobox.errors import BuildError, Interrupted
 from reprobox.image.cache import Cache, CachedLayer
 from reprobox.image.debian import Entry, extract_tree, load_tree, write_tree
 from reprobox.image.interpreter import Interpreter, render_library_cache
@@ -43,13 +44,26 @@ class Build:
     Attributes:
         plans: The layers, lowest first.
         layers: Each layer's result, in the same order; ready at different times.
+        packages: Each package's file, in the cache and hashed; ready at different times.
         built: Titles of the layers that were not in the cache.
     """
 
     plans: tuple[LayerPlan, ...]
-    layers: tuple[Future[CachedLayer], ...]
+    layers: tuple[Future[CachedLayer], ...] = ()
+    packages: tuple[Future[Path], ...] = ()
     built: list[str] = field(default_factory=list)
     _pools: tuple[ThreadPoolExecutor, ...] = ()
+    _stopped: threading.Event = field(default_factory=threading.Event)
+
+    def require_packages(self) -> None:
+        """Wait until every package is here and hashes to the lock; nothing should leave this machine's cache before.
+
+        Raises:
+            ArtefactAltered: One does not hash to the lock.
+            IndexUnreachable: One cannot be fetched.
+        """
+        for future in as_completed(self.packages):
+            future.result()
 
     def wait(self) -> tuple[CachedLayer, ...]:
         """Wait for all layers.
@@ -57,17 +71,23 @@ class Build:
         Raises:
             ReproboxError: The first failure.
         """
+        self.require_packages()
         return tuple(future.result() for future in self.layers)
 
-    def cancel(self) -> None:
-        """Give up what has not begun, and wait for what has."""
-        for pool in self._pools:
-            pool.shutdown(wait=True, cancel_futures=True)
+    def check(self) -> None:
+        """Give up, in a thread of the build that asks, once the build is cancelled.
+
+        Raises:
+            Interrupted: It is.
+        """
+        if self._stopped.is_set():
+            raise Interrupted("the build was given up")
 
     def close(self) -> None:
-        """Free what the build holds."""
+        """End the build: what has not begun is dropped, what has is given up at its next write."""
+        self._stopped.set()
         for pool in self._pools:
-            pool.shutdown(wait=True)
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def find_layers(lock: Lock, cache: Cache) -> tuple[CachedLayer, ...] | None:
@@ -110,7 +130,13 @@ def start_build(lock: Lock, *, client: Client, cache: Cache, progress: Progress,
     if missing:
         progress.start(download_task, total)
         progress.start(layer_task, len(missing))
-    fetcher = Fetcher(lock, client=client, cache=cache, advance=lambda size: progress.advance(download_task, size))
+    build = Build(plans=plans)
+
+    def advance(size: int) -> None:
+        build.check()
+        progress.advance(download_task, size)
+
+    fetcher = Fetcher(lock, client=client, cache=cache, advance=advance)
     downloads = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="fetch")
     makers = ThreadPoolExecutor(workers, thread_name_prefix="layer")
     base = ThreadPoolExecutor(1, thread_name_prefix="base")
@@ -118,7 +144,8 @@ def start_build(lock: Lock, *, client: Client, cache: Cache, progress: Progress,
     # Largest first: the longest download decides when the build can end.
     order = sorted(wheels, key=lambda wheel: -wheel.size_bytes)
     fetched_wheels = {wheel: downloads.submit(fetcher.fetch_wheel, wheel) for wheel in order}
-    build = Build(plans=plans, layers=(), _pools=(downloads, makers, base))
+    build.packages = (*fetched_debian.values(), *fetched_wheels.values())
+    build._pools = (downloads, makers, base)
 
     def tree() -> Interpreter:
         files = [(package, future.result()) for package, future in fetched_debian.items()]
@@ -134,7 +161,7 @@ def start_build(lock: Lock, *, client: Client, cache: Cache, progress: Progress,
         with cache.aside() as folder:
             part = folder / "layer.tar"
             with part.open("wb") as stream:
-                writer = LayerWriter(stream)
+                writer = LayerWriter(stream, check=build.check)
                 if plan.kind == "skeleton":
                     _write_skeleton(writer, lock)
                 elif interpreter is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO, NewType
@@ -60,10 +61,12 @@ class LayerWriter:
 
     Args:
         stream: Where the bytes go.
+        check: Called before every write; raises to give up.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, *, check: Callable[[], None] = lambda: None) -> None:
         self._stream = stream
+        self._check = check
         self._hash = hashlib.sha256()
         self._size = 0
         self._files = 0
@@ -138,6 +141,7 @@ class LayerWriter:
         self._write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
 
     def _write(self, data: bytes) -> None:
+        self._check()
         self._hash.update(data)
         self._stream.write(data)
         self._size += len(data)

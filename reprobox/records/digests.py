@@ -15,7 +15,6 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, NewType
@@ -99,9 +98,7 @@ def digest_file(path: str | os.PathLike[str]) -> FileDigest:
         raise _unreadable(path, error) from error
 
 
-def digest_files(
-    paths: Iterable[str | os.PathLike[str]], workers: int | None = None
-) -> dict[Path, FileDigest]:
+def digest_files(paths: Iterable[str | os.PathLike[str]], workers: int | None = None) -> dict[Path, FileDigest]:
     """Hash many files, several at once.
 
     Args:
@@ -117,6 +114,8 @@ def digest_files(
     unique = list(dict.fromkeys(Path(path) for path in paths))
     if workers == 1 or len(unique) <= 1:
         return {path: digest_file(path) for path in unique}
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="digest") as pool:
         futures = [pool.submit(digest_file, path) for path in unique]
         try:
@@ -148,9 +147,7 @@ def require_file(path: str | os.PathLike[str], expected: str, *, size_bytes: int
         except OSError as error:
             raise _unreadable(path, error) from error
         if stat.S_ISREG(found.st_mode) and found.st_size != size_bytes:
-            raise ArtefactAltered(
-                f"{os.fspath(path)}: has {found.st_size} bytes, {size_bytes} bytes were recorded"
-            )
+            raise ArtefactAltered(f"{os.fspath(path)}: has {found.st_size} bytes, {size_bytes} bytes were recorded")
     actual = digest_file(path)
     if actual.sha256 != wanted:
         raise ArtefactAltered(

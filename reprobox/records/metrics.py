@@ -67,9 +67,9 @@ def parse_metrics(text: str, source: str) -> dict[str, Metric]:
         source: Where it comes from, for messages.
 
     Returns:
-        Name → number, in the order of the document. A nested key is joined with dots, an item of a list has its
-        index as its name (`history.0.loss`), and a document that is one number is called `value`. Booleans,
-        strings and null are left out.
+        Name → number, in the order of the document. A nested key is joined with dots, an item of a list has
+        its index as its name (`history.0.loss`), and a document that is one number is called `value`.
+        Booleans, strings and null are left out.
 
     Raises:
         RecordError: The text is no JSON, or gives one name to two numbers that differ.
@@ -83,9 +83,7 @@ def parse_metrics(text: str, source: str) -> dict[str, Metric]:
     metrics: dict[str, Metric] = {}
     for name, value in _walk(document):
         if name in metrics and not _is_equal(metrics[name], value):
-            raise RecordError(
-                f"{source}: has two values for the metric {name!r}: {metrics[name]} and {value}"
-            )
+            raise RecordError(f"{source}: has two values for the metric {name!r}: {metrics[name]} and {value}")
         metrics.setdefault(name, value)
     return metrics
 
@@ -97,11 +95,8 @@ def merge_metrics(metrics_by_path: Mapping[str, Mapping[str, Metric]]) -> dict[s
         metrics_by_path: Path → metrics, as `parse_metrics` gives them.
 
     Returns:
-        Name → number, by name. A name to which several files give different values becomes `path:name` for each
-        of them.
-
-    Raises:
-        RecordError: A metric has the name that another one gets in this way.
+        Name → number, by name. A name to which several files give different values becomes `path:name` for
+        each of them.
     """
     holders: defaultdict[str, dict[str, Metric]] = defaultdict(dict)
     for path in sorted(metrics_by_path):
@@ -115,15 +110,11 @@ def merge_metrics(metrics_by_path: Mapping[str, Mapping[str, Metric]]) -> dict[s
         else:
             labelled = {f"{path}:{name}": value for path, value in values.items()}
         for label, value in labelled.items():
-            if label in merged:
-                raise RecordError(f"two metrics would be called {label!r}")
-            merged[label] = value
+            merged[_find_free(label, merged)] = value
     return dict(sorted(merged.items()))
 
 
-def compare_metrics(
-    trained: Mapping[str, Metric], evaluated: Mapping[str, Metric]
-) -> tuple[MetricComparison, ...]:
+def compare_metrics(trained: Mapping[str, Metric], evaluated: Mapping[str, Metric]) -> tuple[MetricComparison, ...]:
     """Compare the metrics that two runs have in common.
 
     Args:
@@ -133,9 +124,7 @@ def compare_metrics(
     Returns:
         One comparison for each name that both have, by name.
     """
-    return tuple(
-        _compare(name, trained[name], evaluated[name]) for name in sorted(trained.keys() & evaluated.keys())
-    )
+    return tuple(_compare(name, trained[name], evaluated[name]) for name in sorted(trained.keys() & evaluated.keys()))
 
 
 def format_metric(value: Metric) -> str:
@@ -193,12 +182,19 @@ def _walk(document: object) -> Iterator[tuple[str, Metric]]:
     while pending:
         name, value = pending.pop()
         if isinstance(value, list):
-            members = (
-                value if isinstance(value, _Members) else [(str(i), item) for i, item in enumerate(value)]
-            )
+            members = value if isinstance(value, _Members) else [(str(i), item) for i, item in enumerate(value)]
             pending.extend((f"{name}.{key}" if name else key, item) for key, item in reversed(members))
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield name or _NAMELESS, value
+
+
+def _find_free(label: str, taken: Mapping[str, Metric]) -> str:
+    """A metric may itself be called `path:name`; the later one then gets a number."""
+    free, number = label, 1
+    while free in taken:
+        number += 1
+        free = f"{label}#{number}"
+    return free
 
 
 def _compare(name: str, trained: Metric, evaluated: Metric) -> MetricComparison:
@@ -207,9 +203,7 @@ def _compare(name: str, trained: Metric, evaluated: Metric) -> MetricComparison:
         difference: Metric = evaluated - trained
     else:
         difference = 0.0 if equal else _to_double(evaluated) - _to_double(trained)
-    return MetricComparison(
-        metric=name, trained=trained, evaluated=evaluated, equal=equal, difference=difference
-    )
+    return MetricComparison(metric=name, trained=trained, evaluated=evaluated, equal=equal, difference=difference)
 
 
 def _is_equal(a: Metric, b: Metric) -> bool:

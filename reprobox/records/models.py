@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +34,8 @@ from reprobox.records.models_tensors import (
 
 if TYPE_CHECKING:
     from zipfile import ZipFile
+
+    from reprobox.records.models_hdf5_data import Hdf5
 
 __all__ = [
     "FORMATS",
@@ -144,33 +147,32 @@ def _open_keras(path: Path) -> Iterator[list[Tensor]]:
     with open_zip(path) as archive:
         if _KERAS_WEIGHTS not in archive.namelist():
             raise ContentRefused(path, f"it has no member {_KERAS_WEIGHTS}")
-        size_bytes = archive.getinfo(_KERAS_WEIGHTS).file_size
-        with open_member(path, archive, _KERAS_WEIGHTS) as stream, open_hdf5(path, stream) as file:
-            yield _list_keras_weights(path, file, size_bytes) + _list_assets(path, archive)
+        with open_member(path, archive, _KERAS_WEIGHTS) as stream, open_hdf5(path, stream) as hdf5:
+            yield _list_keras_weights(hdf5) + _list_assets(path, archive)
 
 
 @contextmanager
 def _open_keras_weights(path: Path) -> Iterator[list[Tensor]]:
     from reprobox.records.models_hdf5 import open_hdf5
 
-    with open_hdf5(path) as file:
-        yield _list_keras_weights(path, file, _size(path))
+    with open_hdf5(path) as hdf5:
+        yield _list_keras_weights(hdf5)
 
 
 @contextmanager
 def _open_keras_legacy(path: Path) -> Iterator[list[Tensor]]:
     from reprobox.records.models_hdf5 import open_hdf5
 
-    with open_hdf5(path) as file:
-        yield _list_legacy_weights(path, file, _size(path))
+    with open_hdf5(path) as hdf5:
+        yield _list_legacy_weights(hdf5)
 
 
 @contextmanager
 def _open_hdf5(path: Path) -> Iterator[list[Tensor]]:
     from reprobox.records.models_hdf5 import list_datasets, open_hdf5
 
-    with open_hdf5(path) as file:
-        yield list(list_datasets(path, file, _size(path)).tensors)
+    with open_hdf5(path) as hdf5:
+        yield list(list_datasets(hdf5).tensors)
 
 
 def _open_npy(path: Path) -> AbstractContextManager[list[Tensor]]:
@@ -202,44 +204,42 @@ _SOURCES: Final[dict[str, Callable[[Path], AbstractContextManager[list[Tensor]]]
 }
 
 
-def _list_keras_weights(path: Path, file: Any, size_bytes: int) -> list[Tensor]:
+def _list_keras_weights(hdf5: Hdf5) -> list[Tensor]:
     from reprobox.records.models_hdf5 import find_text_attribute, list_datasets
     from reprobox.records.models_keras import is_model_weight, name_weights
 
-    listing = list_datasets(path, file, size_bytes)
+    listing = list_datasets(hdf5)
     tensors = [tensor for tensor in listing.tensors if is_model_weight(tensor.origin)]
     layer_names = {}
     for group in listing.groups:
         owner, _, last = group.rpartition("/")
         if last == "vars" and owner and is_model_weight(group):
-            layer_names[owner] = find_text_attribute(path, file, group, "name") or owner.rpartition("/")[2]
+            layer_names[owner] = find_text_attribute(hdf5, group, "name") or owner.rpartition("/")[2]
     names = name_weights([tensor.origin for tensor in tensors], layer_names)
     return [_as_keras(tensor, names[tensor.origin]) for tensor in tensors]
 
 
-def _list_legacy_weights(path: Path, file: Any, size_bytes: int) -> list[Tensor]:
+def _list_legacy_weights(hdf5: Hdf5) -> list[Tensor]:
     from reprobox.records.models_hdf5 import list_datasets, list_text_attribute
     from reprobox.records.models_keras import TOP_LEVEL_WEIGHTS, LegacyLayer, name_legacy_weights
 
-    listing = list_datasets(path, file, size_bytes)
+    listing = list_datasets(hdf5)
     tensors = {t.origin: t for t in listing.tensors if not t.origin.startswith("optimizer_weights/")}
     root = "model_weights" if "model_weights" in listing.groups else ""
     prefix = f"{root}/" if root else ""
-    layer_names = list_text_attribute(path, file, root, "layer_names") or []
+    layer_names = list_text_attribute(hdf5, root, "layer_names") or []
     if prefix + TOP_LEVEL_WEIGHTS in listing.groups:
         layer_names.append(TOP_LEVEL_WEIGHTS)
     layers = []
     for name in layer_names:
         if prefix + name not in listing.groups:
-            raise RecordError(f"{path}: names the layer {name!r}, which is not there")
-        weights = list_text_attribute(path, file, prefix + name, "weight_names") or []
+            raise RecordError(f"{hdf5.path}: names the layer {name!r}, which is not there")
+        weights = list_text_attribute(hdf5, prefix + name, "weight_names") or []
         layers.append(LegacyLayer(name=name, weights=tuple(weights)))
-    names = {
-        f"{prefix}{layer}/{weight}": name for (layer, weight), name in name_legacy_weights(layers).items()
-    }
+    names = {f"{prefix}{layer}/{weight}": name for (layer, weight), name in name_legacy_weights(layers).items()}
     for origin in names:
         if origin not in tensors:
-            raise RecordError(f"{path}: names the weight {origin!r}, which is not there")
+            raise RecordError(f"{hdf5.path}: names the weight {origin!r}, which is not there")
     return [_as_keras(tensor, names.get(origin, origin)) for origin, tensor in tensors.items()]
 
 
@@ -276,22 +276,23 @@ def _list_assets(path: Path, archive: ZipFile) -> list[Tensor]:
 
 
 def _digest_json_file(path: Path) -> ContentDigest:
-    """Hash a JSON document by its canonical spelling, NaN and the infinities as strings of these names."""
-    size_bytes = _size(path)
-    if size_bytes > _MAX_JSON_BYTES:
-        raise ContentRefused(path, f"it is a JSON document of more than {_MAX_JSON_BYTES} bytes")
-    with reading(path, "JSON"):
+    """Hash a JSON document by its canonical spelling, NaN and the infinities as strings of these names.
+
+    Only its name says that a file is JSON, so one that is not is no damaged file: it has no content digest.
+    """
+    with reading(path, "a file"):
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise ContentRefused(path, f"it is a JSON document of more than {_MAX_JSON_BYTES} bytes")
         data = path.read_bytes()
-        value = json.loads(
-            data,
-            parse_constant=str,
-            parse_float=_parse_float,
-            object_pairs_hook=lambda pairs: _require_unique(path, pairs),
-        )
     try:
+        value = json.loads(
+            data, parse_constant=str, parse_float=_parse_float, object_pairs_hook=partial(_require_unique, path)
+        )
         return ContentDigest(recipe=JSON_RECIPE, digest=digest_json(value))
-    except RecordError as error:
-        raise ContentRefused(path, error.message) from error
+    except (ValueError, RecursionError, RecordError) as error:
+        if isinstance(error, ContentRefused):
+            raise
+        raise ContentRefused(path, f"it is no JSON document that can be spelled in one way: {error}") from error
 
 
 def _parse_float(text: str) -> float | str:
@@ -306,8 +307,3 @@ def _require_unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ContentRefused(path, "a key appears twice in one JSON object")
     return found
-
-
-def _size(path: Path) -> int:
-    with reading(path, "a file"):
-        return path.stat().st_size

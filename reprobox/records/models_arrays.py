@@ -122,9 +122,7 @@ def plan_slabs(
     yield from _cut(shape, max(1, item_bytes), chunk)
 
 
-def _cut(
-    shape: tuple[int, ...], item_bytes: int, chunk: tuple[int, ...] | None
-) -> Iterator[tuple[int | slice, ...]]:
+def _cut(shape: tuple[int, ...], item_bytes: int, chunk: tuple[int, ...] | None) -> Iterator[tuple[int | slice, ...]]:
     row_bytes = item_bytes * math.prod(shape[1:])
     if not shape or row_bytes * shape[0] <= SLAB_BYTES:
         yield ()

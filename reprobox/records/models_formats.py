@@ -126,18 +126,18 @@ def _detect_hdf5(path: Path) -> Format:
     from reprobox.records.models_hdf5 import list_child_groups, list_root_attributes, open_hdf5
 
     try:
-        with open_hdf5(path) as file:
-            attributes = list_root_attributes(path, file)
-            groups = list_child_groups(path, file, "")
+        with open_hdf5(path) as hdf5:
+            attributes = list_root_attributes(hdf5)
+            groups = list_child_groups(hdf5, "")
             if {"model_config", "layer_names", "layer_names0"} & attributes or "model_weights" in groups:
                 return "keras-h5"
             nested = (
                 f"{group}/{child}"
                 for group in ("layers", "_layer_checkpoint_dependencies")
                 if group in groups
-                for child in list_child_groups(path, file, group)
+                for child in list_child_groups(hdf5, group)
             )
-            if "vars" in groups or any("vars" in list_child_groups(path, file, group) for group in nested):
+            if "vars" in groups or any("vars" in list_child_groups(hdf5, group) for group in nested):
                 return "keras-weights-h5"
     except RecordError:
         pass

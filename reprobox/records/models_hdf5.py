@@ -8,28 +8,21 @@ Source: https://docs.hdfgroup.org/documentation/hdf5/latest/_f_m_t4.html
 
 from __future__ import annotations
 
-import math
-import posixpath
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from reprobox.errors import RecordError
-from reprobox.records.models_arrays import ElementType, describe_dtype, encode_array, plan_slabs
+from reprobox.records.models_hdf5_data import Hdf5, describe_dataset
+from reprobox.records.models_hdf5_heaps import require_sound_heaps
 from reprobox.records.models_tensors import MAX_NAME_BYTES, MAX_TENSORS, ContentRefused, Tensor, reading
 
 MAX_DEPTH: Final = 100
 
-_DEFLATE: Final = 1
-_FLETCHER32: Final = 3
-# Besides these two: shuffle, szip, nbit, scaleoffset. LZF comes with h5py.
-_BUILT_IN_FILTERS: Final = frozenset({1, 2, 3, 4, 5, 6, 32000})
 _CHUNK_CACHE_BYTES: Final = 64 << 20
-_MAX_CHUNK_BYTES: Final = 256 << 20
-_SMALL_CHUNK_BYTES: Final = 1 << 20
 _MAX_EXPANSION: Final = 1032
 _FREE_BYTES: Final = 1 << 30
 """A file may declare this much more than its size explains: fill values take no room in it."""
@@ -49,7 +42,7 @@ class Hdf5Listing:
 
 
 @contextmanager
-def open_hdf5(path: Path, stream: BinaryIO | None = None) -> Iterator[Any]:
+def open_hdf5(path: Path, stream: BinaryIO | None = None) -> Iterator[Hdf5]:
     """Open an HDF5 file for reading.
 
     Args:
@@ -57,33 +50,30 @@ def open_hdf5(path: Path, stream: BinaryIO | None = None) -> Iterator[Any]:
         stream: Where its bytes come from, if not from `path`.
 
     Returns:
-        A context manager that gives an `h5py.File`.
+        A context manager that gives the open file.
 
     Raises:
         RecordError: It is no HDF5 file, or truncated.
     """
     import h5py
 
-    with reading(path, "HDF5"):
-        options = {"rdcc_nbytes": _CHUNK_CACHE_BYTES}
-        if stream is None:
-            file = h5py.File(path, "r", driver="sec2", locking=False, **options)
-        else:
-            file = h5py.File(stream, "r", **options)
-    try:
-        yield file
-    finally:
+    with ExitStack() as stack:
         with reading(path, "HDF5"):
-            file.close()
+            raw = stream or stack.enter_context(path.open("rb"))
+            size_bytes = raw.seek(0, os.SEEK_END)
+            if stream is None:
+                file = h5py.File(path, "r", driver="sec2", locking=False, rdcc_nbytes=_CHUNK_CACHE_BYTES)
+            else:
+                file = h5py.File(stream, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES)
+            stack.callback(file.close)
+        yield Hdf5(path=path, file=file, raw=raw, size_bytes=size_bytes)
 
 
-def list_datasets(path: Path, file: Any, size_bytes: int) -> Hdf5Listing:
+def list_datasets(hdf5: Hdf5) -> Hdf5Listing:
     """Walk through an HDF5 file.
 
     Args:
-        path: The file, for messages.
-        file: The open `h5py.File`.
-        size_bytes: Its size, against which declared sizes are held.
+        hdf5: The open file.
 
     Returns:
         All datasets and groups.
@@ -93,16 +83,16 @@ def list_datasets(path: Path, file: Any, size_bytes: int) -> Hdf5Listing:
             filtered by a plugin or of a type without portable bytes, or more than the limits allow.
         RecordError: It is damaged.
     """
-    with reading(path, "HDF5"):
-        return _walk(path, file, size_bytes)
+    with reading(hdf5.path, "HDF5"):
+        require_sound_heaps(hdf5.raw)
+        return _walk(hdf5)
 
 
-def list_child_groups(path: Path, file: Any, group: str) -> frozenset[str]:
+def list_child_groups(hdf5: Hdf5, group: str) -> frozenset[str]:
     """List the groups directly in a group that hard links lead to.
 
     Args:
-        path: The file, for messages.
-        file: The open `h5py.File`.
+        hdf5: The open file.
         group: A group's path, reached by hard links; empty for the root.
 
     Returns:
@@ -111,24 +101,22 @@ def list_child_groups(path: Path, file: Any, group: str) -> frozenset[str]:
     Raises:
         RecordError: The file is damaged.
     """
-    from h5py import h5g, h5l, h5o
+    from h5py import h5l, h5o
 
-    with reading(path, "HDF5"):
-        parent = h5o.open(file.id, group.encode("utf-8") or b"/")
+    with reading(hdf5.path, "HDF5"):
+        parent = h5o.open(hdf5.file.id, group.encode("utf-8") or b"/")
         return frozenset(
             link.decode("utf-8")
             for link in parent
-            if parent.links.get_info(link).type == h5l.TYPE_HARD
-            and isinstance(h5o.open(parent, link), h5g.GroupID)
+            if parent.links.get_info(link).type == h5l.TYPE_HARD and h5o.get_info(parent, link).type == h5o.TYPE_GROUP
         )
 
 
-def list_root_attributes(path: Path, file: Any) -> frozenset[str]:
+def list_root_attributes(hdf5: Hdf5) -> frozenset[str]:
     """List the names of the root's attributes.
 
     Args:
-        path: The file, for messages.
-        file: The open `h5py.File`.
+        hdf5: The open file.
 
     Returns:
         Their names.
@@ -136,16 +124,15 @@ def list_root_attributes(path: Path, file: Any) -> frozenset[str]:
     Raises:
         RecordError: The file is damaged.
     """
-    with reading(path, "HDF5"):
-        return frozenset(file.attrs)
+    with reading(hdf5.path, "HDF5"):
+        return frozenset(hdf5.file.attrs)
 
 
-def find_text_attribute(path: Path, file: Any, group: str, name: str) -> str | None:
+def find_text_attribute(hdf5: Hdf5, group: str, name: str) -> str | None:
     """Read an attribute that holds one string.
 
     Args:
-        path: The file, for messages.
-        file: The open `h5py.File`.
+        hdf5: The open file.
         group: A group's path; empty for the root.
         name: The attribute's name.
 
@@ -155,19 +142,18 @@ def find_text_attribute(path: Path, file: Any, group: str, name: str) -> str | N
     Raises:
         RecordError: It is damaged.
     """
-    with reading(path, "HDF5"):
-        attributes = file[group or "/"].attrs
+    with reading(hdf5.path, "HDF5"):
+        attributes = hdf5.file[group or "/"].attrs
         if name not in attributes or attributes.get_id(name).shape != ():
             return None
         return _text(attributes[name])
 
 
-def list_text_attribute(path: Path, file: Any, group: str, name: str) -> list[str] | None:
+def list_text_attribute(hdf5: Hdf5, group: str, name: str) -> list[str] | None:
     """Read an attribute that holds a list of strings, as Keras writes it.
 
     Args:
-        path: The file, for messages.
-        file: The open `h5py.File`.
+        hdf5: The open file.
         group: A group's path; empty for the root.
         name: The attribute's name. Where it is missing, `name0`, `name1`, … are joined: one attribute has at
             most 64 KiB.
@@ -178,8 +164,8 @@ def list_text_attribute(path: Path, file: Any, group: str, name: str) -> list[st
     Raises:
         RecordError: It is damaged, or holds something else.
     """
-    with reading(path, "HDF5"):
-        attributes = file[group or "/"].attrs
+    with reading(hdf5.path, "HDF5"):
+        attributes = hdf5.file[group or "/"].attrs
         if name in attributes:
             return _texts(attributes, name)
         if f"{name}0" not in attributes:
@@ -208,9 +194,10 @@ def _text(value: Any) -> str | None:
     return str(value) if isinstance(value, str) else None
 
 
-def _walk(path: Path, file: Any, size_bytes: int) -> Hdf5Listing:
+def _walk(hdf5: Hdf5) -> Hdf5Listing:
     from h5py import h5d, h5g, h5l, h5o
 
+    path = hdf5.path
     tensors: list[Tensor] = []
     groups = {""}
     pending: list[tuple[bytes, int]] = [(b"", 0)]
@@ -218,29 +205,25 @@ def _walk(path: Path, file: Any, size_bytes: int) -> Hdf5Listing:
     declared = 0
     while pending:
         parent, depth = pending.pop()
-        group = h5o.open(file.id, parent or b"/")
+        group = h5o.open(hdf5.file.id, parent or b"/")
         for link in group:
             entries += 1
             if entries > MAX_TENSORS or depth >= MAX_DEPTH:
-                raise ContentRefused(
-                    path, f"it has over {MAX_TENSORS} entries or {MAX_DEPTH} levels of groups"
-                )
+                raise ContentRefused(path, f"it has over {MAX_TENSORS} entries or {MAX_DEPTH} levels of groups")
             child = parent + b"/" + link if parent else link
             name = _decode(path, link, child)
             if group.links.get_info(link).type != h5l.TYPE_HARD:
-                raise ContentRefused(
-                    path, f"{name!r} is a soft, external or user-defined link, which is not followed"
-                )
+                raise ContentRefused(path, f"{name!r} is a soft, external or user-defined link, which is not followed")
             item = h5o.open(group, link)
             if isinstance(item, h5g.GroupID):
                 groups.add(name)
                 pending.append((child, depth + 1))
             elif isinstance(item, h5d.DatasetID):
-                tensor, claimed = _describe(path, file, name, item, size_bytes)
+                tensor, claimed = describe_dataset(hdf5, name, item)
                 tensors.append(tensor)
                 declared += claimed
-    if declared > _FREE_BYTES + _MAX_EXPANSION * size_bytes:
-        raise ContentRefused(path, f"it declares {declared} bytes of data in {size_bytes} bytes of file")
+    if declared > _FREE_BYTES + _MAX_EXPANSION * hdf5.size_bytes:
+        raise ContentRefused(path, f"it declares {declared} bytes of data in {hdf5.size_bytes} bytes of file")
     return Hdf5Listing(tensors=tuple(tensors), groups=frozenset(groups))
 
 
@@ -253,131 +236,3 @@ def _decode(path: Path, link: bytes, child: bytes) -> str:
         return child.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ContentRefused(path, f"the name {child[:40]!r} is no Unicode text") from error
-
-
-def _describe(path: Path, file: Any, name: str, item: Any, size_bytes: int) -> tuple[Tensor, int]:
-    """Describe one dataset; also how many bytes it declares."""
-    import h5py
-
-    dataset = h5py.Dataset(item)
-    if dataset.is_virtual or dataset.external:
-        raise ContentRefused(path, f"{name!r} keeps its data outside of its dataset, which is not followed")
-    try:
-        dtype = dataset.dtype
-    except TypeError as error:
-        raise ContentRefused(path, f"{name!r} has elements that NumPy does not know") from error
-    _require_plain_storage(path, name, dataset)
-    _require_ieee(path, name, item, dtype)
-    if h5py.check_string_dtype(dtype) is not None:
-        element = ElementType(name="string", stored=None)
-    else:
-        element = describe_dtype(path, dtype)
-    # A dataset with a null dataspace has a type and no elements.
-    shape: tuple[int, ...] = (0,) if dataset.shape is None else tuple(int(size) for size in dataset.shape)
-    tensor = Tensor(
-        name=name,
-        dtype=element.name,
-        shape=shape,
-        nbytes=element.count_bytes(shape),
-        chunks=_chunk_reader(path, file, name, element, size_bytes),
-        origin=name,
-    )
-    return tensor, math.prod(shape) * int(dtype.itemsize)
-
-
-def _require_plain_storage(path: Path, name: str, dataset: Any) -> None:
-    filters = _list_filters(dataset)
-    for code in filters:
-        if code not in _BUILT_IN_FILTERS:
-            raise ContentRefused(path, f"{name!r} needs the HDF5 filter {code}, which is not loaded")
-    if _DEFLATE in filters and set(filters[filters.index(_DEFLATE) + 1 :]) - {_FLETCHER32}:
-        raise ContentRefused(path, f"{name!r} is filtered again after deflate")
-    if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > _MAX_CHUNK_BYTES:
-        raise ContentRefused(path, f"{name!r} is stored in chunks of more than {_MAX_CHUNK_BYTES} bytes")
-
-
-def _list_filters(dataset: Any) -> list[int]:
-    created = dataset.id.get_create_plist()
-    return [int(created.get_filter(index)[0]) for index in range(created.get_nfilters())]
-
-
-def _require_honest_chunks(dataset: Any, size_bytes: int) -> None:
-    """Look before HDF5 does, which inflates a chunk until its stream ends, whatever its shape says."""
-    if _DEFLATE not in _list_filters(dataset):
-        return
-    chunk_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
-    large: list[Any] = []
-    dataset.id.chunk_iter(lambda info: large.append(info) if info.size > _SMALL_CHUNK_BYTES else None)
-    for info in large:
-        if info.size > size_bytes:
-            raise ValueError("a chunk is longer than the file")
-        mask, data = dataset.id.read_direct_chunk(info.chunk_offset)
-        if mask == 0 and len(zlib.decompressobj().decompress(data, chunk_bytes + 1)) > chunk_bytes:
-            raise ValueError("a chunk inflates to more than its shape has room for")
-
-
-def _require_ieee(path: Path, name: str, item: Any, dtype: Any) -> None:
-    """HDF5 knows any floating-point layout and would convert it; only those that NumPy has are kept."""
-    import numpy as np
-
-    if dtype.kind != "f":
-        return
-    stored = item.get_type()
-    _, _, exponent_bits, _, mantissa_bits = stored.get_fields()
-    expected = np.finfo(dtype)
-    if (stored.get_size(), exponent_bits, mantissa_bits) != (dtype.itemsize, expected.iexp, expected.nmant):
-        raise ContentRefused(path, f"{name!r} has floating-point numbers of an unusual layout")
-
-
-def _chunk_reader(
-    path: Path, file: Any, name: str, element: ElementType, size_bytes: int
-) -> Callable[[], Iterator[bytes | memoryview]]:
-    def chunks() -> Iterator[bytes | memoryview]:
-        import numpy as np
-
-        with reading(path, "HDF5"):
-            dataset = file[posixpath.join("/", name)]
-            if dataset.shape is None:
-                return
-            if dataset.dtype.hasobject:
-                yield from _read_strings(dataset, element, size_bytes)
-                return
-            _require_honest_chunks(dataset, size_bytes)
-            for index in plan_slabs(dataset.shape, element, dataset.chunks):
-                yield encode_array(np.asarray(dataset[index]), element)
-
-    return chunks
-
-
-def _read_strings(dataset: Any, element: ElementType, size_bytes: int) -> Iterator[bytes | memoryview]:
-    """Read strings of any length.
-
-    Each element may point at one and the same long string, so a few elements are read at a time, and all
-    together may not be longer than the file, in which honest strings stand once each.
-    """
-    import numpy as np
-
-    batch = max(1, min(1 << 16, (1 << 28) // max(1, size_bytes)))
-    limit = size_bytes + 8 * math.prod(dataset.shape) + (1 << 20)
-    total = 0
-    for index in _cut_strings(tuple(dataset.shape), batch):
-        encoded = encode_array(np.asarray(dataset[index], dtype=object), element)
-        total += len(encoded)
-        if total > limit:
-            raise ValueError("its strings are longer than the file")
-        yield encoded
-
-
-def _cut_strings(shape: tuple[int, ...], batch: int) -> Iterator[tuple[int | slice, ...]]:
-    if not shape:
-        yield ()
-        return
-    row = math.prod(shape[1:])
-    if row > batch:
-        for index in range(shape[0]):
-            for rest in _cut_strings(shape[1:], batch):
-                yield (index, *rest)
-        return
-    step = batch // max(1, row)
-    for start in range(0, shape[0], step):
-        yield (slice(start, start + step),)

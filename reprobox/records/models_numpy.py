@@ -106,9 +106,7 @@ def open_npz(path: Path) -> Iterator[list[Tensor]]:
         yield tensors
 
 
-def _describe(
-    path: Path, name: str, origin: str, sizes: tuple[int, int], opened: Callable[[], BinaryIO]
-) -> Tensor:
+def _describe(path: Path, name: str, origin: str, sizes: tuple[int, int], opened: Callable[[], BinaryIO]) -> Tensor:
     size, stored = sizes
     with _array_reading(path, origin), opened() as stream:
         header = _read_header(path, stream)
@@ -126,9 +124,7 @@ def _describe(
             yield from pieces(stream, header)
 
     nbytes = header.element.count_bytes(header.shape)
-    return Tensor(
-        name=name, dtype=header.element.name, shape=header.shape, nbytes=nbytes, chunks=chunks, origin=origin
-    )
+    return Tensor(name=name, dtype=header.element.name, shape=header.shape, nbytes=nbytes, chunks=chunks, origin=origin)
 
 
 def _read_header(path: Path, stream: BinaryIO) -> _Header:

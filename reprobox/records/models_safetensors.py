@@ -86,9 +86,7 @@ def _list_tensors(path: Path, file: BinaryIO) -> list[Tensor]:
         dtype, shape, begin, end = _parse_entry(path, name, entry)
         spans.append((begin, end))
         chunks = _chunk_reader(path, file, 8 + header_bytes + begin, end - begin)
-        tensors.append(
-            Tensor(name=name, dtype=dtype, shape=shape, nbytes=end - begin, chunks=chunks, origin=name)
-        )
+        tensors.append(Tensor(name=name, dtype=dtype, shape=shape, nbytes=end - begin, chunks=chunks, origin=name))
     _require_seamless(spans, size - 8 - header_bytes)
     return tensors
 

@@ -134,9 +134,7 @@ def sort_tensors(path: str | os.PathLike[str], tensors: Iterable[Tensor]) -> tup
         except UnicodeEncodeError as error:
             raise ContentRefused(path, f"the name {tensor.name!r} is no Unicode text") from error
         if len(name) > MAX_NAME_BYTES:
-            raise ContentRefused(
-                path, f"the name {tensor.name[:40]!r}… is longer than {MAX_NAME_BYTES} bytes"
-            )
+            raise ContentRefused(path, f"the name {tensor.name[:40]!r}… is longer than {MAX_NAME_BYTES} bytes")
         if len(tensor.shape) > MAX_DIMENSIONS:
             raise ContentRefused(path, f"{tensor.name!r} has more than {MAX_DIMENSIONS} dimensions")
         if not all(0 <= size < 1 << 63 for size in tensor.shape):

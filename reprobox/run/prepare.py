@@ -263,7 +263,7 @@ def build_layers(
     try:
         layers = build.wait()
     finally:
-        build.cancel()
+        build.close()
     image = render_image(lock, build.plans, layers)
     _keep(image, cache)
     return image, {layer.digest.diff_id: layer.path for layer in layers}, not build.built
@@ -299,6 +299,7 @@ def prepare_image(
         sent = 0
         task = "engine"
         progress.start(task, count)
+        build.require_packages()
         while sent < count:
             build.layers[sent].result()
             ready = sent + 1
@@ -327,7 +328,7 @@ def prepare_image(
             image.config_digest, f"reprobox/{_tag_name(entry.name)}", lock.digest.removeprefix("sha256:")[:12]
         )
     finally:
-        build.cancel()
+        build.close()
         for part in parts:
             engine.remove_image(part)
     _keep(image, cache)
