@@ -20,6 +20,8 @@ _ClickException: type[Exception] = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
 )
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     name="reprobox",
     help="Pinned ML environments as bit-identical images; runs that are recorded and can be checked.",
@@ -73,6 +75,9 @@ def _run(arguments: list[str]) -> int:
     try:
         command = typer.main.get_command(app)
         result = command.main(args=arguments, prog_name="reprobox", standalone_mode=False)
+        if result == _INTERRUPTED:
+            # Typer turns Ctrl-C into this code by itself.
+            _print_error("interrupted", None)
         return result if isinstance(result, int) else 0
     except ReproboxError as error:
         _print_error(error.message, error.hint)
@@ -91,9 +96,9 @@ def _run(arguments: list[str]) -> int:
         return 2
     except (KeyboardInterrupt, typer.Abort):
         _print_error("interrupted", None)
-        return 130
-    except BrokenPipeError:
-        # Whoever read our output has enough of it.
+        return _INTERRUPTED
+    except (BrokenPipeError, SystemExit):
+        # Whoever read our output has enough of it; Typer ends the process itself then.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception:  # noqa: BLE001 - the one catcher: what arrives here is a bug of ours, and is shown whole
