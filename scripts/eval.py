@@ -24,7 +24,8 @@ PHASES: dict[str, list[str]] = {
     "build": ["build", "--json"],
     "run": ["run", "--json", "train.py"],
     "eval": ["eval", "--gate", "--json", "evaluate.py"],
-    "check": ["check", "--json"],
+    "check run": ["check", "--json", "RUN"],
+    "check eval": ["check", "--json", "EVAL"],
 }
 # What the summary reads; a document without these (the report of an error, say) is not shown.
 NEEDED_KEYS: dict[str, set[str]] = {
@@ -140,6 +141,8 @@ def main() -> int:
     durations_s: dict[str, float] = {}
     exit_code = 0
     for number, (name, arguments) in enumerate(PHASES.items(), start=1):
+        ids = {"RUN": documents.get("run", {}).get("run"), "EVAL": documents.get("eval", {}).get("run")}
+        arguments = [ids.get(word) or word for word in arguments]
         sys.stderr.write(f"\n[{number}/{len(PHASES)}] reprobox {' '.join(arguments)}\n")
         sys.stderr.flush()
         started_s = time.monotonic()

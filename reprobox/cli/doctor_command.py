@@ -76,7 +76,8 @@ def _tell(document: dict[str, Any], *, only_look: bool) -> None:
         ("running", "none"): "is under way",
         ("elsewhere", "none"): "belongs to another machine; nothing was done",
         ("dead", "none"): "was left by a killed tool; start the engine to have it mended",
-        ("dead", "recorded"): "was left by a killed tool" + ("" if only_look else "; now recorded as interrupted"),
+        ("dead", "recorded"): "was left by a killed tool"
+        + ("" if only_look else "; now recorded, see `reprobox show`"),
         ("dead", "removed"): "was left by a killed tool before it began" + ("" if only_look else "; now removed"),
     }
     for left in document["left_behind"]:

@@ -51,7 +51,7 @@ def lock(
     if check:
         found = load_fresh_lock(entry, session.project)
         if found is None:
-            raise LockStale(f"{entry.lock} does not exist", hint=lock_command(entry, session.project))
+            raise LockStale(f"{entry.lock} does not exist", hint=lock_command(entry))
     else:
         found = make_lock(
             entry,
@@ -64,11 +64,12 @@ def lock(
         )
     if as_json:
         print_document(_lock_document(entry, found))
+        return
+    if check:
+        say(f"{entry.lock} matches {entry.environment.name}")
     else:
-        word = "matches" if check else "wrote"
-        what = entry.environment.name if check else f"{len(found.wheels)} wheels, {len(found.debian)} Debian packages"
-        say(f"{word} {entry.lock}: {what}" if not check else f"{entry.lock} matches {what}")
-        say(f"  lock  {found.digest}")
+        say(f"locked in {entry.lock}: {len(found.wheels)} wheels, {len(found.debian)} Debian packages")
+    say(f"  lock  {found.digest}")
 
 
 def _lock_document(entry: EnvironmentEntry, found: Lock) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def build(
     from reprobox.image.plan import plan_layers
     from reprobox.report.documents import render_build
     from reprobox.report.text import render_size, render_table
-    from reprobox.run.prepare import Prepared, build_layers, load_fresh_lock, make_lock, prepare_image
+    from reprobox.run.prepare import Prepared, build_layers, load_fresh_lock, make_lock, prepare_image, render_tag
 
     session: Session = context.obj
     target = _parse_output(output)
@@ -130,8 +131,7 @@ def build(
         if target is not None and target[0] == "oci":
             write_oci_layout(image, blobs, target[1])
         elif target is not None:
-            tag = f"reprobox/{entry.name}:{found.digest.removeprefix('sha256:')[:12]}"
-            write_archive(image, blobs, target[1], tags=[tag])
+            write_archive(image, blobs, target[1], tags=[":".join(render_tag(entry, found))])
     plans = plan_layers(found)
     if as_json:
         print_document(render_build(prepared, tuple(plan.title for plan in plans)))

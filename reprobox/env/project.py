@@ -24,7 +24,8 @@ class EnvironmentEntry:
     """One `[env.NAME]` table, or what its absence means.
 
     Attributes:
-        name: Name as the user types it.
+        name: Its name, for people.
+        argument: What means it as ENV on the command line; empty where nothing needs to be typed.
         environment: Path of the environment file; it may be missing where there is only a lock.
         lock: Path of the lock; it may not exist yet.
         base: Name of the base.
@@ -32,6 +33,7 @@ class EnvironmentEntry:
     """
 
     name: str
+    argument: str = ""
     environment: Path
     lock: Path
     base: str = DEFAULT_BASE
@@ -169,6 +171,7 @@ def _environment(name: str, table: Any, root: Path) -> EnvironmentEntry:
         raise EnvironmentInvalid(f"reprobox.toml: [env.{name}] python is {python!r}", hint='"base" or "conda"')
     return EnvironmentEntry(
         name=name,
+        argument=name,
         environment=path,
         lock=path if path.name == LOCK_NAME else path.parent / LOCK_NAME,
         base=_optional_text(table, "base") or DEFAULT_BASE,
@@ -215,12 +218,12 @@ def find_environment(project: Project, name: str | None, *, cwd: Path) -> Enviro
         return project.environments[name]
     folder = project.root / "envs" / name
     if folder.is_dir():
-        return _entry_of_folder(folder, name)
+        return _entry_of_folder(folder, name, name)
     path = (cwd / name).resolve()
     if path.is_dir():
-        return _entry_of_folder(path, path.name)
+        return _entry_of_folder(path, path.name, name)
     if path.is_file():
-        return EnvironmentEntry(name=path.parent.name, environment=path, lock=path.parent / LOCK_NAME)
+        return EnvironmentEntry(name=path.parent.name, argument=name, environment=path, lock=path.parent / LOCK_NAME)
     known = sorted({*project.environments, *_folders(project)})
     raise UsageError(
         f"no environment {name!r}: neither a name in reprobox.toml, nor a folder of envs/, nor a file",
@@ -235,7 +238,7 @@ def _default_environment(project: Project, cwd: Path) -> EnvironmentEntry:
         return next(iter(project.environments.values()))
     for folder in dict.fromkeys((cwd, project.root)):
         if any((folder / file).is_file() for file in (*ENVIRONMENT_NAMES, LOCK_NAME)):
-            return _entry_of_folder(folder, folder.name)
+            return _entry_of_folder(folder, folder.name, "")
     names = sorted({*project.environments, *_folders(project)})
     if len(names) == 1:
         return find_environment(project, names[0], cwd=cwd)
@@ -258,8 +261,7 @@ def _folders(project: Project) -> list[str]:
     return [f.name for f in envs.iterdir() if any((f / n).is_file() for n in (*ENVIRONMENT_NAMES, LOCK_NAME))]
 
 
-def _entry_of_folder(folder: Path, name: str) -> EnvironmentEntry:
-    for file in ENVIRONMENT_NAMES:
-        if (folder / file).is_file():
-            return EnvironmentEntry(name=name, environment=folder / file, lock=folder / LOCK_NAME)
-    return EnvironmentEntry(name=name, environment=folder / ENVIRONMENT_NAMES[0], lock=folder / LOCK_NAME)
+def _entry_of_folder(folder: Path, name: str, argument: str) -> EnvironmentEntry:
+    present = [file for file in ENVIRONMENT_NAMES if (folder / file).is_file()]
+    file = present[0] if present else ENVIRONMENT_NAMES[0]
+    return EnvironmentEntry(name=name, argument=argument, environment=folder / file, lock=folder / LOCK_NAME)

@@ -25,7 +25,7 @@ from typing import Any
 
 from reprobox.errors import ArtefactAltered, RecordError, RecordNotFound
 from reprobox.records.digests import digest_bytes, digest_file
-from reprobox.records.record import Record, RunId, parse_record, parse_sums, render_record, render_sums
+from reprobox.records.record import Output, Record, RunId, parse_record, parse_sums, render_record, render_sums
 
 STREAMS = ("stdout", "stderr", "trail.jsonl")
 
@@ -150,6 +150,22 @@ class RunStore:
         if problem:
             raise ArtefactAltered(f"{name}: {problem}", hint="restore it from a copy, or run the training again")
         return path
+
+    def require_output(self, run: RunId, output: Output) -> None:
+        """Require that a run's folder still shows an output as it was recorded.
+
+        Raises:
+            ArtefactAltered: It is missing there, or its bytes are others.
+        """
+        shown = self.run_folder(run) / "outputs" / output.path
+        try:
+            if shown.samefile(self.object_path(output.sha256)):
+                return
+        except OSError:
+            pass
+        problem = find_problem(shown, output.sha256)
+        if problem:
+            raise ArtefactAltered(f"{run}: outputs/{output.path}: {problem}", hint=f"see reprobox check {run}")
 
     # Finished runs
 

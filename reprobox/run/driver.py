@@ -64,9 +64,7 @@ def evaluate_run(world: World, run: RunId, words: tuple[str, ...], options: Opti
         raise RecordError(f"run {run} is {trained.status}, not completed", hint="name another: reprobox runs")
     for output in trained.outputs:
         store.require_object(output.sha256, name=f"{run}: {output.path}")
-        problem = store.run_folder(run) / "outputs" / output.path
-        if not problem.exists():
-            raise RecordError(f"{run}: outputs/{output.path} is missing", hint=f"reprobox check {run}")
+        store.require_output(run, output)
     checked = world.clock.monotonic_s()
     prepared = _image_of(world, trained)
     built = world.clock.monotonic_s()

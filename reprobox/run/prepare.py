@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ from reprobox.env.lockfile import (
     require_fresh,
 )
 from reprobox.env.project import EnvironmentEntry, Project
-from reprobox.errors import EngineRefused, EnvironmentInvalid
+from reprobox.errors import EngineRefused, EnvironmentInvalid, UsageError
 from reprobox.image.build import Progress, start_build
 from reprobox.image.cache import Cache
 from reprobox.image.layers import DiffId
@@ -58,10 +59,9 @@ class Prepared:
     reused: bool
 
 
-def lock_command(entry: EnvironmentEntry, project: Project) -> str:
+def lock_command(entry: EnvironmentEntry) -> str:
     """The command that locks an environment again."""
-    del project
-    return f"reprobox lock {entry.name}"
+    return f"reprobox lock {entry.argument}".rstrip()
 
 
 def load_spec(entry: EnvironmentEntry, project: Project) -> EnvironmentSpec | None:
@@ -110,14 +110,14 @@ def load_fresh_lock(entry: EnvironmentEntry, project: Project) -> Lock | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise EnvironmentInvalid(f"{entry.lock}: cannot be read: {error}", hint=lock_command(entry, project)) from None
+        raise EnvironmentInvalid(f"{entry.lock}: cannot be read: {error}", hint=lock_command(entry)) from None
     source = _shown(entry.lock, project)
     lock = parse_lock(text, source=source)
     if lock.requested.base == entry.base and lock.requested.sha256 == _text_digest(entry.environment):
         return lock
     spec = load_spec(entry, project)
     if spec is not None:
-        require_fresh(lock, spec, base=entry.base, source=source, command=lock_command(entry, project))
+        require_fresh(lock, spec, base=entry.base, source=source, command=lock_command(entry))
     return lock
 
 
@@ -143,12 +143,20 @@ def make_lock(
         exclude_newer: Ignore what was published after this date (ISO 8601).
 
     Raises:
+        UsageError: `exclude_newer` is no date.
         EnvironmentInvalid: The file is missing, broken, or asks for what this version cannot provide.
         NoSolution: It cannot be resolved.
         IndexUnreachable: An index did not answer.
     """
     from reprobox.env.solve import solve_wheels, uv_version
 
+    if exclude_newer is not None:
+        try:
+            datetime.fromisoformat(exclude_newer)
+        except ValueError:
+            raise UsageError(
+                f"--exclude-newer {exclude_newer!r} is no date", hint="write 2026-01-31, or 2026-01-31T12:00:00Z"
+            ) from None
     spec = load_spec(entry, project)
     if spec is None:
         raise EnvironmentInvalid(
@@ -324,9 +332,7 @@ def prepare_image(
         progress.finish(task)
         if not engine.find_image(image.config_digest, image.diff_ids):
             raise EngineRefused("the engine took the image but does not have it now", hint="see `reprobox doctor`")
-        engine.tag_image(
-            image.config_digest, f"reprobox/{_tag_name(entry.name)}", lock.digest.removeprefix("sha256:")[:12]
-        )
+        engine.tag_image(image.config_digest, *render_tag(entry, lock))
     finally:
         build.close()
         for part in parts:
@@ -354,8 +360,10 @@ def _common(chain: tuple[str, ...], layers: tuple[object, ...]) -> int:
     return count
 
 
-def _tag_name(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "environment"
+def render_tag(entry: EnvironmentEntry, lock: Lock) -> tuple[str, str]:
+    """Render what people see an image called in an engine: name and tag."""
+    name = re.sub(r"[^a-z0-9]+", "-", entry.name.lower()).strip("-") or "environment"
+    return f"reprobox/{name}", lock.digest.removeprefix("sha256:")[:12]
 
 
 def _keep(image: Image, cache: Cache) -> None:
