@@ -47,7 +47,7 @@ def _ours(doing: str) -> Iterator[None]:
 
 
 class DockerEngine:
-    """The Docker engine that `DOCKER_HOST`, or the default socket, leads to.
+    """The Docker engine that `DOCKER_HOST` names, else the one whose socket is there.
 
     Args:
         environ: The process environment.
@@ -62,7 +62,7 @@ class DockerEngine:
         import docker.utils
         import requests
 
-        where = environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+        where = environ.get("DOCKER_HOST") or find_socket(environ)
         try:
             settings = docker.utils.kwargs_from_env(environment=dict(environ))
             settings.setdefault("base_url", where)
@@ -291,6 +291,16 @@ def render_request(request: ContainerRequest) -> dict[str, Any]:
         "NetworkDisabled": not request.network,
         "HostConfig": host,
     }
+
+
+def find_socket(environ: Mapping[str, str]) -> str:
+    """Find where Docker listens when nobody says so: the system's socket, else that of a rootless engine."""
+    places = [Path("/var/run/docker.sock")]
+    if runtime := environ.get("XDG_RUNTIME_DIR"):
+        places.append(Path(runtime, "docker.sock"))
+    if home := environ.get("HOME"):
+        places.append(Path(home, ".docker/run/docker.sock"))
+    return f"unix://{next((place for place in places if place.exists()), places[0])}"
 
 
 def _version(text: str) -> tuple[int, ...]:

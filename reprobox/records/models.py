@@ -48,12 +48,14 @@ __all__ = [
     "Tensor",
     "detect_format",
     "digest_content",
+    "digest_tensors_of",
     "examine_content",
     "list_tensors",
 ]
 
 JSON_RECIPE: Final = "json-v1/sha256"
 
+_HDF5_FORMATS: Final = frozenset({"keras", "keras-weights-h5", "keras-h5", "hdf5"})
 _MAX_JSON_BYTES: Final = 64 << 20
 _KERAS_WEIGHTS: Final = "model.weights.h5"
 _KERAS_ASSETS: Final = "assets/"
@@ -106,8 +108,12 @@ def examine_content(path: str | os.PathLike[str], format: str | None = None) -> 
     try:
         if known == "json":
             return _digest_json_file(path)
+        if known in _HDF5_FORMATS:
+            from reprobox.records.models_reader import examine_in_child
+
+            return examine_in_child(path, known)
         if known in _SOURCES:
-            return digest_tensors(list_tensors(path, known))
+            return digest_tensors_of(path, known)
     except ContentRefused as refused:
         return NoContent(reason=refused.reason)
     if known is None:
@@ -117,11 +123,29 @@ def examine_content(path: str | os.PathLike[str], format: str | None = None) -> 
     return NoContent(reason=f"there is no content recipe for {known}")
 
 
-def list_tensors(path: str | os.PathLike[str], format: str) -> Iterator[Tensor]:
-    """List a file's tensors in the order in which they are hashed.
+def digest_tensors_of(path: str | os.PathLike[str], format: str) -> ContentDigest:
+    """Hash a file's tensors in this process.
 
     Args:
-        path: The file.
+        path: The file. An HDF5 file that is not trusted is better left to `examine_content`, which survives a crash of
+            the HDF5 library.
+        format: Its format, one that holds tensors.
+
+    Returns:
+        The digest under the recipe `tensors-v1/sha256`.
+
+    Raises:
+        RecordError: The file cannot be read, is truncated, damaged, or not of this format.
+        ContentRefused: It holds something that is not read, or the format holds no tensors.
+    """
+    return digest_tensors(list_tensors(path, format))
+
+
+def list_tensors(path: str | os.PathLike[str], format: str) -> Iterator[Tensor]:
+    """List a file's tensors in the order in which they are hashed, in this process.
+
+    Args:
+        path: The file; an HDF5 file that is not trusted is better left to `examine_content`.
         format: Its format, one that holds tensors.
 
     Returns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, get_args
+from typing import BinaryIO, Final, Literal, cast, get_args
 
 from reprobox.errors import RecordError
 
@@ -77,7 +77,12 @@ def _detect(path: Path, file: BinaryIO) -> Format | None:
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _detect_zip(path) or (by_name if by_name in ("keras", "npz") else None)
     if _is_hdf5(file, size):
-        return _detect_hdf5(path)
+        from reprobox.records.models_reader import detect_in_child
+
+        try:
+            return cast(Format, detect_in_child(path))
+        except RecordError:
+            return _name_hdf5(path)
     if head.startswith(b"\x93NUMPY"):
         return "npy"
     if head.startswith(b"PAR1"):
@@ -122,7 +127,15 @@ def _detect_zip(path: Path) -> Format | None:
     return None
 
 
-def _detect_hdf5(path: Path) -> Format:
+def detect_hdf5(path: Path) -> Format:
+    """Tell Keras's HDF5 layouts from each other and from any other HDF5 file, in this process.
+
+    Args:
+        path: An HDF5 file.
+
+    Returns:
+        `keras-h5`, `keras-weights-h5` or `hdf5`; by its name where it is too damaged to tell.
+    """
     from reprobox.records.models_hdf5 import list_child_groups, list_root_attributes, open_hdf5
 
     try:
@@ -141,4 +154,8 @@ def _detect_hdf5(path: Path) -> Format:
                 return "keras-weights-h5"
     except RecordError:
         pass
+    return _name_hdf5(path)
+
+
+def _name_hdf5(path: Path) -> Format:
     return "keras-weights-h5" if path.name.endswith(".weights.h5") else "hdf5"

@@ -93,6 +93,8 @@ def _require_plain_storage(path: Path, name: str, dataset: Any) -> None:
             raise ContentRefused(path, f"{name!r} needs the HDF5 filter {code}, which is not loaded")
     if _DEFLATE in filters and set(filters[filters.index(_DEFLATE) + 1 :]) - {_FLETCHER32}:
         raise ContentRefused(path, f"{name!r} is filtered again after deflate")
+    if dataset.chunks and len(dataset.chunks) != len(dataset.shape):
+        raise ValueError(f"{name!r} has {len(dataset.shape)} dimensions, its chunks {len(dataset.chunks)}")
     if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > _MAX_CHUNK_BYTES:
         raise ContentRefused(path, f"{name!r} is stored in chunks of more than {_MAX_CHUNK_BYTES} bytes")
 
