@@ -17,7 +17,8 @@
     ├── NotReproduced                10   something differs that should be equal
     ├── RecordError                  11   a record or artefact is unreadable, altered or incomplete
     │   ├── RecordNotFound           11   no such run
-    │   └── ArtefactAltered          11   bytes do not hash to what was recorded or locked
+    │   ├── ArtefactAltered          11   bytes do not hash to what was recorded or locked
+    │   └── ContentRefused           11   a file is in order, but holds what no content digest covers
     ├── NoVerdict                    12   `why` cannot tell
     └── Interrupted                 130   stopped by SIGINT or SIGTERM (128 + 2, as shells report it)
 
@@ -27,6 +28,7 @@ and exits with `exit_code`. Nothing else may exit the process.
 
 from __future__ import annotations
 
+import os
 from typing import ClassVar
 
 
@@ -132,6 +134,19 @@ class RecordNotFound(RecordError):
 
 class ArtefactAltered(RecordError):
     """Bytes do not hash to what was recorded or locked."""
+
+
+class ContentRefused(RecordError):
+    """The file is in order, but holds something that this reader does not read, so it has no content digest.
+
+    Args:
+        path: The file.
+        reason: What it holds; a clause without the path.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+        super().__init__(f"{os.fspath(path)}: has no content digest: {reason}")
+        self.reason = reason
 
 
 class NoVerdict(ReproboxError):

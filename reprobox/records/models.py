@@ -18,14 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from reprobox.errors import RecordError
+from reprobox.errors import ContentRefused, RecordError
 from reprobox.records.digests import digest_json
 from reprobox.records.models_formats import FORMATS, Format, detect_format
 from reprobox.records.models_tensors import (
     SLAB_BYTES,
     TENSORS_RECIPE,
     ContentDigest,
-    ContentRefused,
     Tensor,
     digest_tensors,
     reading,

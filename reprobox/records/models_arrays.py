@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from reprobox.records.models_tensors import SLAB_BYTES, ContentRefused
+from reprobox.errors import ContentRefused
+from reprobox.records.models_tensors import SLAB_BYTES
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from reprobox.errors import RecordError
+from reprobox.errors import ContentRefused, RecordError
 from reprobox.records.models_hdf5_data import Hdf5, describe_dataset
 from reprobox.records.models_hdf5_heaps import require_sound_heaps
-from reprobox.records.models_tensors import MAX_NAME_BYTES, MAX_TENSORS, ContentRefused, Tensor, reading
+from reprobox.records.models_tensors import MAX_NAME_BYTES, MAX_TENSORS, Tensor, reading
 
 MAX_DEPTH: Final = 100
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
+from reprobox.errors import ContentRefused
 from reprobox.records.models_arrays import ElementType, describe_dtype, encode_array, plan_slabs
-from reprobox.records.models_tensors import SLAB_BYTES, ContentRefused, Tensor, reading
+from reprobox.records.models_tensors import SLAB_BYTES, Tensor, reading
 from reprobox.records.models_zip import open_zip, require_spoolable
 
 if TYPE_CHECKING:

@@ -1,11 +1,11 @@
 """A child process that reads HDF5 files, because the HDF5 library can crash, hang or eat memory on a damaged one.
 
-The child is started when first needed, serves one request at a time, and ends with its parent. If it dies or takes too
-long, the file in hand is damaged as far as anybody can tell, and the next request gets a new child. In the child,
-memory is limited and HDF5 loads no plugins.
+The child is started when first needed, serves one request at a time, and ends with its parent. If a signal ends it or
+it takes too long, the file in hand is damaged as far as anybody can tell, and the next request gets a new child. In the
+child, memory is limited and HDF5 loads no plugins.
 
-Requests and answers are one line of JSON each. Request: `task` (`detect` or `examine`), `path`, `format`. Answer: `format`;
-or `recipe` and `digest`; or `refused`; or `error`.
+Requests and answers are one line of JSON each. A request has `task` (`detect` or `examine`), `path` and `format`; an
+answer has `format`, or `recipe` and `digest`, or `refused`, or `error`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final, NoReturn
 
-from reprobox.errors import RecordError
-from reprobox.records.models_tensors import ContentDigest, ContentRefused
+from reprobox.errors import ContentRefused, RecordError, ReproboxError
+from reprobox.records.models_tensors import ContentDigest
 
 _MEMORY_BYTES: Final = 4 << 30
 _GRACE_S: Final = 60.0
@@ -31,7 +32,10 @@ _SLOWEST_BYTES_PER_S: Final = 1 << 20
 """Slower than any honest file is read: 60 s, and one more for each MiB, is when the child is given up."""
 
 # The child finds reprobox and its libraries where this process did, whatever that process changed since its start.
-_PROGRAM: Final = "import sys; sys.path[:] = {path!r}; from reprobox.records.models_reader import serve; serve()"
+_PROGRAM: Final = (
+    "import os, sys; os.environ.update(HDF5_PLUGIN_PRELOAD='::', OPENBLAS_NUM_THREADS='1'); sys.path[:] = {path!r}; "
+    "from reprobox.records.models_reader import serve; serve()"
+)
 
 
 def detect_in_child(path: Path) -> str:
@@ -71,7 +75,9 @@ def serve() -> None:
     """Answer requests until the parent is gone. The child's main function."""
     import resource
 
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    memory_bytes = _MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(_MEMORY_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Nothing but answers may go to the parent, whatever a library prints.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
@@ -126,6 +132,7 @@ class _Child:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
+        self._errors: IO[bytes] | None = None
 
     def ask(self, request: str, timeout_s: float) -> dict[str, Any]:
         """Send a request and wait for the answer.
@@ -138,7 +145,8 @@ class _Child:
             The answer.
 
         Raises:
-            _Gone: The child died or took too long. It is gone now in any case.
+            _Gone: A signal ended the child, or it took too long. It is gone now in any case.
+            ReproboxError: The child failed by itself, which is a bug of ours or a broken installation.
         """
         with self._lock:
             process = self._start()
@@ -162,6 +170,8 @@ class _Child:
             process.kill()
         with contextlib.suppress(OSError):
             process.communicate()
+        if self._errors is not None:
+            self._errors.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
         # A process that was forked from this one has the pipes of a child that is not its own.
@@ -169,26 +179,23 @@ class _Child:
             return self._process
         self.stop()
         self._owner = os.getpid()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _PROGRAM.format(path=sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             start_new_session=True,  # Ctrl-C is for the parent alone
-            env={**os.environ, "HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1"},
         )
         return self._process
 
-    @staticmethod
-    def _exchange(process: subprocess.Popen[bytes], request: str, timeout_s: float) -> dict[str, Any]:
+    def _exchange(self, process: subprocess.Popen[bytes], request: str, timeout_s: float) -> dict[str, Any]:
         assert process.stdin is not None
         assert process.stdout is not None
         deadline = time.monotonic() + timeout_s
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it is gone already, as the empty answer will tell
             process.stdin.write(request.encode("utf-8") + b"\n")
             process.stdin.flush()
-        except OSError as error:
-            raise _Gone("the process that reads it does not start") from error
         received = b""
         while not received.endswith(b"\n"):
             ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
@@ -196,10 +203,17 @@ class _Child:
                 raise _Gone(f"reading it takes longer than {timeout_s:.0f} s")
             piece = os.read(process.stdout.fileno(), 1 << 16)
             if not piece:
-                raise _Gone("it makes the HDF5 library crash")
+                self._explain(process.wait())
             received += piece
         answer: dict[str, Any] = json.loads(received)
         return answer
+
+    def _explain(self, returncode: int) -> NoReturn:
+        if returncode < 0:
+            raise _Gone(f"it makes the HDF5 library crash with signal {-returncode}")
+        assert self._errors is not None
+        self._errors.seek(0)
+        raise ReproboxError(f"the reader of HDF5 files failed: {self._errors.read().decode(errors='replace')[-2000:]}")
 
 
 _CHILD: Final = _Child()

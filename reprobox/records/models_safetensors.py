@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from reprobox.records.models_tensors import MAX_TENSORS, SLAB_BYTES, ContentRefused, Tensor, reading
+from reprobox.errors import ContentRefused
+from reprobox.records.models_tensors import MAX_TENSORS, SLAB_BYTES, Tensor, reading
 
 MAX_HEADER_BYTES: Final = 100_000_000
 """The format's own limit."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from reprobox.errors import RecordError
+from reprobox.errors import ContentRefused, RecordError
 
 TENSORS_RECIPE: Final = "tensors-v1/sha256"
 
@@ -77,19 +77,6 @@ class Tensor:
     nbytes: int | None
     chunks: Callable[[], Iterator[bytes | memoryview]]
     origin: str
-
-
-class ContentRefused(RecordError):
-    """The file is in order, but holds something that this reader does not read, so it has no content digest.
-
-    Args:
-        path: The file.
-        reason: What it holds; a clause without the path.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
-        super().__init__(f"{os.fspath(path)}: has no content digest: {reason}")
-        self.reason = reason
 
 
 @contextmanager

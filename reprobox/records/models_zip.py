@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from reprobox.errors import RecordError
-from reprobox.records.models_tensors import MAX_TENSORS, ContentRefused, reading
+from reprobox.errors import ContentRefused, RecordError
+from reprobox.records.models_tensors import MAX_TENSORS, reading
 
 if TYPE_CHECKING:
     from zipfile import ZipFile, ZipInfo
