@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from reprobox.errors import RecordError
+from reprobox.errors import RecordError, ReproboxError
 from reprobox.records.digests import digest_file, digest_files
 from reprobox.records.metrics import (
     compare_metrics,
@@ -110,7 +110,8 @@ def collect_outputs(
         try:
             format_ = detect_format(place)
             content = digest_content(place, format_) if format_ else None
-        except RecordError as error:
+        except ReproboxError as error:
+            # Whatever is the matter with one file, the run is recorded.
             format_, content = None, None
             tainted.append(f"{path} looks like a model but cannot be read: {error.message}")
         if _matches(path, metric_patterns) if metric_patterns else is_metrics_file(path):
