@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from reprobox.env.documents import parse_yaml
 from reprobox.errors import EnvironmentInvalid
 
 
@@ -70,25 +71,45 @@ def parse_base(text: str, *, name: str, source: str) -> BaseSpec:
     Raises:
         EnvironmentInvalid: Broken YAML or a missing key.
     """
-    try:
-        document = yaml.load(text, Loader=yaml.CSafeLoader)
-        if not isinstance(document, dict):
-            raise EnvironmentInvalid(f"{source}: must be a mapping", hint="see dockerfiles/debian-12/base.yml")
-        return BaseSpec(
-            name=name,
-            suite=str(document["suite"]),
-            component=str(document.get("component", "main")),
-            python=str(document["python"]),
-            glibc=str(document["glibc"]),
-            packages=tuple(document["packages"]),
-            without=tuple(document.get("without", ())),
-            omit=tuple(document.get("omit", ())),
-            keep=tuple(document.get("keep", ())),
-        )
-    except yaml.YAMLError as error:
-        raise EnvironmentInvalid(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from None
-    except KeyError as error:
-        raise EnvironmentInvalid(f"{source}: key {error.args[0]!r} is missing") from None
+    document = parse_yaml(text, source=source, hint="see dockerfiles/debian-12/base.yml")
+    if not isinstance(document, dict):
+        raise EnvironmentInvalid(f"{source}: must be a mapping", hint="see dockerfiles/debian-12/base.yml")
+    known = ("suite", "component", "python", "glibc", "packages", "without", "omit", "keep")
+    for key in document:
+        if key not in known:
+            raise EnvironmentInvalid(f"{source}: unknown key {key!r}", hint=f"known: {', '.join(known)}")
+    return BaseSpec(
+        name=name,
+        suite=_text(document, "suite", source),
+        component=_text({"component": "main"} | document, "component", source),
+        python=_text(document, "python", source),
+        glibc=_text(document, "glibc", source),
+        packages=_texts({"packages": _require(document, "packages", source)}, "packages", source),
+        without=_texts(document, "without", source),
+        omit=_texts(document, "omit", source),
+        keep=_texts(document, "keep", source),
+    )
+
+
+def _text(document: Mapping[str, Any], key: str, source: str) -> str:
+    value = _require(document, key, source)
+    if not isinstance(value, str):
+        # 3.10 without quotes is the number 3.1.
+        raise EnvironmentInvalid(f"{source}: {key} must be a word, not {value!r}", hint="put it in quotes")
+    return value
+
+
+def _require(document: Mapping[str, Any], key: str, source: str) -> Any:
+    if key not in document:
+        raise EnvironmentInvalid(f"{source}: key {key!r} is missing", hint=f"write {key}: …")
+    return document[key]
+
+
+def _texts(document: Mapping[str, Any], key: str, source: str) -> tuple[str, ...]:
+    values = document.get(key) or []
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise EnvironmentInvalid(f"{source}: {key} must be a list of words", hint=f"write `{key}:` and lines with `- `")
+    return tuple(values)
 
 
 def parse_packages(rows: Iterable[Mapping[str, Any]], *, source: str) -> tuple[DebianPackage, ...]:
@@ -97,22 +118,37 @@ def parse_packages(rows: Iterable[Mapping[str, Any]], *, source: str) -> tuple[D
     Raises:
         EnvironmentInvalid: A row without a name, file, size or sha256.
     """
-    packages = []
+    packages: dict[str, DebianPackage] = {}
     for row in rows:
         try:
             package = DebianPackage(
                 name=str(row["name"]),
                 version=str(row["version"]),
                 file=str(row["file"]),
-                size_bytes=int(row["size"]),
+                size_bytes=require_size(row["size"], source=source, name=str(row["name"])),
                 sha256=require_sha256(row["sha256"], source=source, name=str(row["name"])),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError) as error:
             raise EnvironmentInvalid(
                 f"{source}: a Debian package row is incomplete: {row!r} ({error})", hint="lock again: reprobox lock"
             ) from None
-        packages.append(package)
-    return tuple(sorted(packages, key=lambda package: package.name))
+        if package.name in packages:
+            raise EnvironmentInvalid(f"{source}: {package.name} stands twice", hint="lock again: reprobox lock")
+        packages[package.name] = package
+    return tuple(packages[name] for name in sorted(packages))
+
+
+def require_size(value: object, *, source: str, name: str) -> int:
+    """Return `value` if it counts bytes.
+
+    Raises:
+        EnvironmentInvalid: It does not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise EnvironmentInvalid(
+            f"{source}: {name} has the size {value!r}, which is no number of bytes", hint="lock again: reprobox lock"
+        )
+    return value
 
 
 def require_sha256(value: object, *, source: str, name: str) -> str:
@@ -154,7 +190,9 @@ def plan_closure(
         EnvironmentInvalid: A package is unknown in the suite.
     """
     chosen: set[str] = set()
-    pending = list(spec.packages)
+    # Sorted, and with all wishes known from the start, so that their order does not decide between alternatives.
+    wished = set(spec.packages)
+    pending = sorted(wished, reverse=True)
     without = set(spec.without)
     while pending:
         name = pending.pop()
@@ -170,7 +208,7 @@ def plan_closure(
             real = [
                 n for option in alternatives for n in ((option,) if option in depends else provides.get(option, ()))
             ]
-            if without.intersection(alternatives) or without.intersection(real) or chosen.intersection(real):
+            if without.intersection(alternatives) or without.intersection(real) or (chosen | wished).intersection(real):
                 continue
             if not real:
                 raise EnvironmentInvalid(
@@ -223,18 +261,21 @@ def load_base_lock(folder: Path, spec: BaseSpec) -> tuple[DebianPackage, ...] | 
         EnvironmentInvalid: The lock is broken.
     """
     file = folder / "base.lock"
+    hint = f"remove {file} and lock again"
     try:
-        document = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
-        if document["asked"] != digest_base(spec):
-            return None
-        rows = document["packages"]
+        text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise EnvironmentInvalid(
-            f"{file}: not a lock of a base ({error!r})", hint=f"remove {file} and lock again"
-        ) from None
-    return parse_packages(rows, source=str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise EnvironmentInvalid(f"{file}: cannot be read: {error}", hint=hint) from None
+    document = parse_yaml(text, source=str(file), hint=hint)
+    if not isinstance(document, dict) or "asked" not in document:
+        raise EnvironmentInvalid(f"{file}: not the lock of a base", hint=hint)
+    if document["asked"] != digest_base(spec):
+        return None
+    if not isinstance(document.get("packages"), list):
+        raise EnvironmentInvalid(f"{file}: its packages are no list", hint=hint)
+    return parse_packages(document["packages"], source=str(file))
 
 
 def write_base_lock(folder: Path, spec: BaseSpec, packages: tuple[DebianPackage, ...]) -> None:

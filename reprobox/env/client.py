@@ -82,7 +82,10 @@ def _ask_apt(client: Client) -> tuple[str, ...]:
     if apt is None:
         return ()
     command = [apt, "indextargets", "--format", "$(REPO_URI)|$(ORIGIN)|$(CODENAME)", "Created-By: Packages"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(client.environ))
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(client.environ))
+    except OSError:
+        return ()
     return parse_index_targets(done.stdout)
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NewType
 
 import yaml
 
-from reprobox.env.bases import DebianPackage, parse_packages, render_packages, require_sha256
+from reprobox.env.bases import DebianPackage, parse_packages, render_packages, require_sha256, require_size
+from reprobox.env.documents import parse_yaml
 from reprobox.errors import EnvironmentInvalid, LockStale
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ LockDigest = NewType("LockDigest", str)
 """`sha256:` and 64 hex digits, over what a lock pins."""
 
 LOCK_VERSION = 1
+PLATFORMS = ("linux-64", "linux-aarch64")
 LAYER_FORMAT = 1
 """Version of the rules that turn packages into layer bytes; part of every lock's digest."""
 
@@ -158,12 +160,7 @@ def parse_lock(text: str, *, source: str) -> Lock:
     Raises:
         EnvironmentInvalid: Not a lock of a known version, or a package without file, size or sha256.
     """
-    try:
-        document = yaml.load(text, Loader=yaml.CSafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
-        raise EnvironmentInvalid(f"{where}: the lock is not valid YAML", hint=_RELOCK) from None
+    document = parse_yaml(text, source=source, hint=_RELOCK)
     if not isinstance(document, dict) or "version" not in document:
         raise EnvironmentInvalid(f"{source}: not a reprobox.lock", hint=_RELOCK)
     if document["version"] != LOCK_VERSION:
@@ -173,7 +170,7 @@ def parse_lock(text: str, *, source: str) -> Lock:
         )
     try:
         lock = _read(document, source)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise EnvironmentInvalid(f"{source}: the lock is incomplete or damaged ({error!r})", hint=_RELOCK) from None
     if lock.layer_format != LAYER_FORMAT:
         raise EnvironmentInvalid(
@@ -185,15 +182,29 @@ def parse_lock(text: str, *, source: str) -> Lock:
 
 def _read(document: dict[str, Any], source: str) -> Lock:
     requested = document["requested"]
+    platform, python = document["platform"], document["python"]
+    if platform not in PLATFORMS or python["from"] != "base" or not re.fullmatch(r"\d+\.\d+\.\d+", python["version"]):
+        raise EnvironmentInvalid(
+            f"{source}: platform {platform!r} with python {python!r} is nothing that this reprobox builds", hint=_RELOCK
+        )
+    virtual_packages = {str(key): str(value) for key, value in document["virtual_packages"].items()}
+    if not re.fullmatch(r"\d+\.\d+", virtual_packages.get("__glibc", "")):
+        raise EnvironmentInvalid(f"{source}: virtual_packages has no version of __glibc", hint=_RELOCK)
+    wheels: dict[str, Wheel] = {}
+    for row in document["wheels"]:
+        wheel = _wheel(row, source)
+        if wheel.name in wheels:
+            raise EnvironmentInvalid(f"{source}: {wheel.name} stands twice", hint=_RELOCK)
+        wheels[wheel.name] = wheel
     return Lock(
-        platform=str(document["platform"]),
+        platform=platform,
         layer_format=int(document["layer_format"]),
-        virtual_packages=tuple(sorted((str(k), str(v)) for k, v in document["virtual_packages"].items())),
-        python=str(document["python"]["version"]),
+        virtual_packages=tuple(sorted(virtual_packages.items())),
+        python=python["version"],
         omit=tuple(map(str, document["base"]["omit"])),
         keep=tuple(map(str, document["base"]["keep"])),
         debian=parse_packages(document["base"]["packages"], source=source),
-        wheels=tuple(sorted((_wheel(row, source) for row in document["wheels"]), key=lambda wheel: wheel.name)),
+        wheels=tuple(wheels[name] for name in sorted(wheels)),
         variables=tuple(sorted((str(k), str(v)) for k, v in document["variables"].items())),
         requested=Requested(
             sha256=str(requested["sha256"]),
@@ -214,7 +225,7 @@ def _wheel(row: dict[str, Any], source: str) -> Wheel:
         name=str(row["name"]),
         version=str(row["version"]),
         file=file,
-        size_bytes=int(row["size"]),
+        size_bytes=require_size(row["size"], source=source, name=file),
         sha256=require_sha256(row["sha256"], source=source, name=file),
     )
 

@@ -6,6 +6,7 @@ A project is the nearest folder, upwards, with a `reprobox.toml`; without one it
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from reprobox.errors import EnvironmentInvalid, UsageError
 Determinism = Literal["strict", "seeded", "portable", "off"]
 DEFAULT_BASE = "debian-12"
 LOCK_NAME = "reprobox.lock"
+_GPUS = r"auto|none|all|\d+|(?:(?:\d+|GPU-[\w-]+|MIG-[\w/-]+),?)+"
 ENVIRONMENT_NAMES = ("environment.yml", "environment.yaml")
 
 
@@ -121,7 +123,8 @@ def parse_project(text: str, *, root: Path) -> Project:
     """
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        # TOMLDecodeError is a ValueError; a number of thousands of digits is another.
         raise EnvironmentInvalid(f"reprobox.toml: {error}", hint="correct that line") from None
     _require_keys(document, ("default", "env", "run", "mirrors"), "reprobox.toml")
     environments = {name: _environment(name, table, root) for name, table in _table(document, "env").items()}
@@ -135,8 +138,13 @@ def parse_project(text: str, *, root: Path) -> Project:
         default=_optional_text(document, "default"),
         environments=environments,
         run=RunDefaults(**values),
-        mirrors={key: str(value) for key, value in _table(document, "mirrors").items()},
+        mirrors=_mirrors(_table(document, "mirrors")),
     )
+
+
+def _mirrors(table: dict[str, Any]) -> dict[str, str]:
+    _require_keys(table, ("pypi", "debian"), "[mirrors]")
+    return {key: _optional_text(table, key) or "" for key in table}
 
 
 def _run_value(key: str, value: Any) -> Any:
@@ -148,6 +156,11 @@ def _run_value(key: str, value: Any) -> Any:
                 )
             return value
         case "gpus":
+            number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+            if not number and not (isinstance(value, str) and re.fullmatch(_GPUS, value)):
+                raise EnvironmentInvalid(
+                    f"reprobox.toml: [run] gpus is {value!r}", hint='auto, none, all, a number, or indices: "0,2"'
+                )
             return str(value)
         case "seed":
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
@@ -169,11 +182,13 @@ def _environment(name: str, table: Any, root: Path) -> EnvironmentEntry:
     python = table.get("python", "auto")
     if python not in ("auto", "base", "conda"):
         raise EnvironmentInvalid(f"reprobox.toml: [env.{name}] python is {python!r}", hint='"base" or "conda"')
+    if path.name == LOCK_NAME:
+        path = _entry_of_folder(path.parent, name, name).environment
     return EnvironmentEntry(
         name=name,
         argument=name,
         environment=path,
-        lock=path if path.name == LOCK_NAME else path.parent / LOCK_NAME,
+        lock=path.parent / LOCK_NAME,
         base=_optional_text(table, "base") or DEFAULT_BASE,
         python=python,
     )
@@ -217,11 +232,13 @@ def find_environment(project: Project, name: str | None, *, cwd: Path) -> Enviro
     if name in project.environments:
         return project.environments[name]
     folder = project.root / "envs" / name
-    if folder.is_dir():
+    if folder.parent == project.root / "envs" and name not in (".", "..") and folder.is_dir():
         return _entry_of_folder(folder, name, name)
     path = (cwd / name).resolve()
     if path.is_dir():
         return _entry_of_folder(path, path.name, name)
+    if path.name == LOCK_NAME and path.is_file():
+        return _entry_of_folder(path.parent, path.parent.name, name)
     if path.is_file():
         return EnvironmentEntry(name=path.parent.name, argument=name, environment=path, lock=path.parent / LOCK_NAME)
     known = sorted({*project.environments, *_folders(project)})

@@ -124,7 +124,7 @@ def plan_tags(*, python: str, glibc: str, platform: str) -> dict[Tag, int]:
             platforms.append(f"{legacy[level]}_{machine}")
     platforms.append(f"linux_{machine}")
     tags = [
-        *cpython_tags((major, minor), platforms=platforms),
+        *cpython_tags((major, minor), abis=[f"cp{major}{minor}"], platforms=platforms),
         *compatible_tags((major, minor), interpreter=f"cp{major}{minor}", platforms=platforms),
     ]
     return {tag: rank for rank, tag in reversed(list(enumerate(tags)))}
@@ -136,19 +136,20 @@ def _choose(document: dict[str, Any], *, python: str, glibc: str, platform: str)
     ranks = plan_tags(python=python, glibc=glibc, platform=platform)
     for package in document.get("packages", []):
         name, version = str(package["name"]), str(package.get("version", ""))
-        best: tuple[int, str, dict[str, Any]] | None = None
+        best: tuple[tuple[int, Any, str], dict[str, Any]] | None = None
         for row in package.get("wheels", []):
             file = _file_name(_url(row))
-            tags = parse_wheel_filename(file)[3]
-            rank = min((ranks[tag] for tag in tags if tag in ranks), default=None)
-            if rank is not None and (best is None or (rank, file) < best[:2]):
-                best = (rank, file, row)
-        if best is None or "sha256" not in best[2].get("hashes", {}):
+            _, _, build, tags = parse_wheel_filename(file)
+            rank = max((-ranks[tag] for tag in tags if tag in ranks), default=None)
+            # The better tag, then the later build.
+            if rank is not None and (best is None or (rank, build, file) > best[0]):
+                best = ((rank, build, file), row)
+        if best is None or "sha256" not in best[1].get("hashes", {}):
             raise NoSolution(
                 f"{name} {version} has no wheel with a sha256 for Python {python} on {platform} (glibc {glibc})",
                 hint=f"ask for another version of {name}",
             )
-        _, file, row = best
+        (_, _, file), row = best
         yield Wheel(
             name=name, version=version, file=file, size_bytes=int(row.get("size", 0)), sha256=row["hashes"]["sha256"]
         )
@@ -266,8 +267,8 @@ def select_packages(index: str, spec: BaseSpec) -> tuple[DebianPackage, ...]:
     provides: dict[str, list[str]] = {}
     depends: dict[str, tuple[tuple[str, ...], ...]] = {}
     for stanza in index.split("\n\n"):
-        name = re.match(r"Package: (\S+)", stanza)
-        if not name or f"Package: {name[1]}" in stanzas:
+        name = re.match(r"\s*Package: (\S+)", stanza)
+        if not name or (name[1] in stanzas and not _is_newer(stanza, stanzas[name[1]])):
             continue
         stanzas[name[1]] = stanza
         depends[name[1]] = _alternatives(stanza)
@@ -288,6 +289,14 @@ def select_packages(index: str, spec: BaseSpec) -> tuple[DebianPackage, ...]:
             )
         )
     return tuple(selected)
+
+
+def _is_newer(stanza: str, other: str) -> bool:
+    from debian.debian_support import Version
+
+    found = [re.search(r"^Version: (\S+)$", text, re.MULTILINE) for text in (stanza, other)]
+    versions = [Version(match[1]) if match else Version("0") for match in found]
+    return bool(versions[0] > versions[1])
 
 
 def _alternatives(stanza: str) -> tuple[tuple[str, ...], ...]:

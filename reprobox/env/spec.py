@@ -15,12 +15,13 @@ import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from reprobox.env.documents import compose_yaml
 from reprobox.errors import EnvironmentInvalid
 
 _CONDA_NAME = re.compile(
     r"^\s*(?:(?P<channel>[\w./:-]+)::)?(?P<name>[A-Za-z0-9_.-]+?)\s*(?P<constraint>[=<>!~\[ ].*)?$"
 )
-_PYTHON_FUZZY = re.compile(r"^={1,2}\s*(?P<version>\d+(?:\.\d+)*)(?:\.\*|\*)?(?:=[^=]*)?$")
+_PYTHON_FUZZY = re.compile(r"^={1,2}\s*(?P<version>\d+(?:\.\d+)*)(?:\.\*)?(?:=[^=]*)?$")
 # What a base can stand in for: conda's own way of saying "an interpreter with an installer".
 _FROM_BASE = ("python", "pip")
 _SECTIONS = ("name", "channels", "dependencies", "variables", "prefix", "platforms", "category")
@@ -82,18 +83,7 @@ def parse_environment(text: str, *, source: str) -> EnvironmentSpec:
         EnvironmentInvalid: Broken YAML (with line and column), a key of the wrong shape, a requirement that cannot be
             parsed, or one that this version cannot provide (each with file and line).
     """
-    try:
-        root = yaml.compose(text, Loader=yaml.CSafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
-        raise EnvironmentInvalid(
-            f"{where}: not valid YAML: {error.problem or error.context}",
-            hint=f"look at the indentation and quotes around that place in {source}",
-        ) from None
-    except yaml.YAMLError as error:
-        reason = getattr(error, "reason", None) or str(error).splitlines()[0]
-        raise EnvironmentInvalid(f"{source}: not valid YAML: {reason}", hint="save the file as UTF-8 text") from None
+    root = compose_yaml(text, source=source, hint=f"look at the indentation and quotes around that place in {source}")
     if root is None:
         raise EnvironmentInvalid(f"{source}: the file is empty", hint="write `dependencies:` with `- python=3.11`")
     sections = dict(_mapping(root, source, "the file"))
@@ -102,7 +92,7 @@ def parse_environment(text: str, *, source: str) -> EnvironmentSpec:
             raise _fail(
                 source, key_node, f"unknown key {key!r}", f"keys of an environment file: {', '.join(_SECTIONS)}"
             )
-    name = _scalar(sections["name"][1], source, "name") if "name" in sections else None
+    name = _scalar(sections["name"][1], source, "name") if "name" in sections else ""
     python: tuple[str | None, int | None] = (None, None)
     wheels: list[WheelRequirement] = []
     for item in _sequence(sections.get("dependencies"), source, "dependencies"):
@@ -111,7 +101,10 @@ def parse_environment(text: str, *, source: str) -> EnvironmentSpec:
             continue
         name_, constraint = _conda_requirement(item, source)
         if name_ == "python":
-            python = (_python_prefix(item, constraint, source), item.start_mark.line + 1)
+            asked = _python_prefix(item, constraint, source)
+            if python[1] is not None and asked != python[0]:
+                raise _fail(source, item, f"python stands twice, also in line {python[1]}", "leave one of them out")
+            python = (asked, python[1] or item.start_mark.line + 1)
     variables = tuple(
         (key, _scalar(value, source, f"variables.{key}"))
         for key, (_, value) in (
@@ -119,7 +112,7 @@ def parse_environment(text: str, *, source: str) -> EnvironmentSpec:
         )
     )
     return EnvironmentSpec(
-        name=name.strip() or None if name else None,
+        name=name.strip() or None,
         source=source,
         sha256=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
         python=python[0],
@@ -142,20 +135,25 @@ def _mapping(node: yaml.Node, source: str, what: str) -> Iterator[tuple[str, tup
 
 
 def _sequence(entry: tuple[yaml.Node, yaml.Node] | None, source: str, what: str) -> list[yaml.Node]:
-    if entry is None or (isinstance(entry[1], yaml.ScalarNode) and entry[1].tag.endswith(":null")):
+    if entry is None or _is_null(entry[1]):
         return []
     if not isinstance(entry[1], yaml.SequenceNode):
         raise _fail(
             source, entry[1], f"{what} must be a list", f"write `{what}:` and below it lines that begin with `- `"
         )
     # A null item is what a bare "-" leaves behind; conda ignores it too.
-    return [item for item in entry[1].value if not (isinstance(item, yaml.ScalarNode) and item.tag.endswith(":null"))]
+    return [item for item in entry[1].value if not _is_null(item)]
+
+
+def _is_null(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null")
 
 
 def _scalar(node: yaml.Node, source: str, what: str) -> str:
     if not isinstance(node, yaml.ScalarNode):
-        raise _fail(source, node, f"{what} must be a plain value")
-    return str(node.value)
+        kind = "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
+        raise _fail(source, node, f"{what} must be a plain value, not {kind}", "write it as one word on that line")
+    return "" if _is_null(node) else str(node.value)
 
 
 def _conda_requirement(node: yaml.Node, source: str) -> tuple[str, str]:
@@ -216,11 +214,11 @@ def parse_wheel_requirement(text: str, *, source: str, line: int) -> WheelRequir
         )
     try:
         requirement = Requirement(text)
-    except InvalidRequirement as error:
+    except (InvalidRequirement, RecursionError) as error:
         single = re.match(r"^([A-Za-z0-9_.-]+)\s*=\s*([^=].*)$", text)
         hint = f"write it as {single[1]}=={single[2]}" if single else "write it as name==1.2, name>=1.2 or name"
-        reason = str(error).splitlines()[0]
-        raise EnvironmentInvalid(f"{where}: cannot read the requirement {text!r}: {reason}", hint=hint) from None
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+        raise EnvironmentInvalid(f"{where}: cannot read the requirement {text[:200]!r}: {reason}", hint=hint) from None
     if requirement.url:
         raise EnvironmentInvalid(
             f"{where}: {requirement.name} is given by address; this version takes wheels from the index only",

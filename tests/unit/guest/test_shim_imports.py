@@ -3,7 +3,8 @@
 import zipfile
 
 import pytest
-from test_shim_process import events, has_module, printed
+
+from tests.unit.guest.test_shim_process import events, has_module, printed
 
 TORCH = "__version__ = '9'\ncalls = []\ndef manual_seed(seed):\n    calls.append(seed)\n"
 

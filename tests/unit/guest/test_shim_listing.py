@@ -5,7 +5,8 @@ import os
 import random
 
 import pytest
-from test_shim_process import has_module, printed, python
+
+from tests.unit.guest.test_shim_process import has_module, printed, python
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from test_shim_process import events, has_module, printed, python
+
+from tests.unit.guest.test_shim_process import events, has_module, printed, python
 
 needs_numpy = pytest.mark.skipif(not has_module("numpy"), reason="no NumPy in this interpreter")
 

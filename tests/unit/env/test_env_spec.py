@@ -1,0 +1,280 @@
+"""environment.yml: what people write is read; what cannot be provided is refused by place, name and edit."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+
+import pytest
+from env_samples import ENVIRONMENTS, spoil
+
+from reprobox.env.spec import EnvironmentSpec, parse_environment, parse_wheel_requirement
+from reprobox.errors import EnvironmentInvalid
+
+
+def read(text: str) -> EnvironmentSpec:
+    return parse_environment(text, source="environment.yml")
+
+
+def refusal(text: str) -> EnvironmentInvalid:
+    with pytest.raises(EnvironmentInvalid) as caught:
+        read(text)
+    return caught.value
+
+
+def with_conda(requirement: str) -> str:
+    return f"name: x\ndependencies:\n  - pip\n  - {requirement}\n"
+
+
+def with_pip(requirement: str) -> str:
+    return f"name: x\ndependencies:\n  - python=3.11\n  - pip:\n      - {requirement}\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "python"),
+    [
+        ("python", None),
+        ("python=3.11", "3.11"),
+        ("python=3", "3"),
+        ("python==3.11.2", "3.11.2"),
+        ("python=3.11.*", "3.11"),
+        ("python==3.11.*", "3.11"),
+        ("python = 3.11", "3.11"),
+        ("python =3.11", "3.11"),
+        ("python=3.11.2=h955ad1f_0", "3.11.2"),
+        ('"python=3.11.*=*_cpython"', "3.11"),
+        ("conda-forge::python=3.11", "3.11"),
+        ("python=3.11   ", "3.11"),
+        ("'python=3.11 '", "3.11"),
+        ("Python=3.11", "3.11"),
+        ("PYTHON", None),
+        ("python=3.11  # the interpreter", "3.11"),
+    ],
+)
+def test_the_interpreter_as_people_write_it(written: str, python: str | None) -> None:
+    """Fuzzy, exact, glob, build, channel, blanks, comment and capitals: each is read as the version that it means."""
+    spec = read(with_conda(written))
+    assert (spec.python, spec.python_line) == (python, 4)
+
+
+@pytest.mark.parametrize(
+    ("written", "text", "name"),
+    [
+        ("numpy", "numpy", "numpy"),
+        ("numpy==2.4.6", "numpy==2.4.6", "numpy"),
+        ("numpy == 2.4.6", "numpy==2.4.6", "numpy"),
+        ("scikit_learn>=1.3, < 1.5", "scikit_learn<1.5,>=1.3", "scikit-learn"),
+        ("Jinja2==3.1.*   ", "Jinja2==3.1.*", "jinja2"),
+        ("numpy  # the array library", "numpy", "numpy"),
+        ("'numpy  # the array library'", "numpy", "numpy"),
+        ("'numpy>=1 \t#no space after'", "numpy>=1", "numpy"),
+        ("uvicorn[standard]>=0.2", "uvicorn[standard]>=0.2", "uvicorn"),
+        (
+            "\"tomli; python_version < '3.11'\"",
+            'tomli; python_version < "3.11"',
+            "tomli",
+        ),
+        ("zope.interface", "zope.interface", "zope-interface"),
+    ],
+)
+def test_wheels_as_people_write_them(written: str, text: str, name: str) -> None:
+    """A requirement of the pip section keeps its meaning, loses its comment, and knows its normal name and its line."""
+    (wheel,) = read(with_pip(written)).wheels
+    assert (wheel.text, wheel.name, wheel.line) == (text, name, 5)
+
+
+def test_comments_and_empty_items_ask_for_nothing() -> None:
+    """A null item, an item that is all comment and a section without items ask for nothing."""
+    text = "dependencies:\n  -\n  - python\n  - pip:\n      -\n      - '# nothing'\n      - ''\n      - six\n  - pip:\nvariables: {}\n"
+    spec = read(text)
+    assert [(wheel.text, wheel.line) for wheel in spec.wheels] == [("six", 8)]
+    assert read("dependencies:\n").wheels == ()
+    assert read("name: x\n") == EnvironmentSpec(
+        name="x",
+        source="environment.yml",
+        sha256=hashlib.sha256(b"name: x\n").hexdigest(),
+        python=None,
+        python_line=None,
+        wheels=(),
+        variables=(),
+    )
+
+
+def test_sections_stand_in_any_order() -> None:
+    """Whatever stands first (pip before python, variables before dependencies), the same is asked for."""
+    parts = {
+        "name": "name: x\n",
+        "channels": "channels: [conda-forge]\n",
+        "dependencies": "dependencies:\n  - pip:\n      - six\n      - idna\n  - pip\n  - python=3.11\n",
+        "variables": "variables:\n  B: '2'\n  A: 1\n",
+        "prefix": "prefix: /home/x\n",
+    }
+    seen = set()
+    for shift in range(len(parts)):
+        keys = [*list(parts)[shift:], *list(parts)[:shift]]
+        spec = read("".join(parts[key] for key in keys))
+        seen.add((spec.name, spec.python, tuple(wheel.text for wheel in spec.wheels), spec.variables))
+    assert seen == {("x", "3.11", ("six", "idna"), (("B", "2"), ("A", "1")))}
+
+
+def test_a_name_may_be_missing_or_blank() -> None:
+    """A missing and a blank name are None; blanks around one are no part of it."""
+    assert read("dependencies: [python]\n").name is None
+    assert read("name: '  '\n").name is None
+    assert read("name:\n").name is None
+    assert read("name: 'x  '\n").name == "x"
+
+
+def test_variables_are_texts_as_written() -> None:
+    """A variable's value is the text in the file, whatever type YAML would give it, and order is kept."""
+    spec = read("variables:\n  B: 010\n  A: yes\n  C: 1.50\n  D: ''\n  E: 'a b'\n")
+    assert spec.variables == (("B", "010"), ("A", "yes"), ("C", "1.50"), ("D", ""), ("E", "a b"))
+
+
+def test_the_digest_is_of_the_text() -> None:
+    """The digest that a lock notes is sha256 over the text in UTF-8."""
+    text = "name: größe\n"
+    assert read(text).sha256 == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "named", "edit"),
+    [
+        (with_conda("numpy=1.21"), 4, "'numpy=1.21'", "- pip:"),
+        (with_conda("conda-forge::numpy"), 4, "'conda-forge::numpy'", "`- numpy…`"),
+        (with_conda("cudatoolkit=11.3"), 4, "'cudatoolkit=11.3'", "- pip:"),
+        (with_conda("python>=3.8,<3.10"), 4, "'>=3.8,<3.10'", "python=3.11"),
+        (with_conda("python 3.10"), 4, "'3.10'", "python=3.11"),
+        (with_conda("python=3.1x"), 4, "'=3.1x'", "python=3.11"),
+        (with_conda("'=3.10'"), 4, "'=3.10'", "name=1.2"),
+        (with_conda("https://a.example/b.conda"), 4, "'https://a.example/b.conda'", "name=1.2"),
+        (with_conda("{conda: [numpy]}"), 4, "'conda'", "`pip:`"),
+        (with_pip("nibabel=2.5.1"), 5, "'nibabel=2.5.1'", "nibabel==2.5.1"),
+        (with_pip("tensorflow-gpu=1.7.0;"), 5, "'tensorflow-gpu=1.7.0;'", "tensorflow-gpu==1.7.0"),
+        (with_pip("-e ."), 5, "'-e .'", "working folder"),
+        (with_pip("--extra-index-url https://x.example/whl"), 5, "'--extra-index-url'", "[mirrors]"),
+        (with_pip("--find-links=https://x.example/"), 5, "'--find-links'", "[mirrors]"),
+        (with_pip("-r requirements.txt"), 5, "'-r'", "reprobox.toml"),
+        (with_pip("./here"), 5, "'./here'", "name==1.2"),
+        (with_pip("git+https://a.example/b.git@main#egg=b"), 5, "'git+https://a.example/b.git@main#egg=b'", "name=="),
+        (with_pip("b @ https://a.example/b-1.0-py3-none-any.whl"), 5, "b is given by address", "b==VERSION"),
+        (with_pip("numpy>>1"), 5, "'numpy>>1'", "name==1.2"),
+        ("name: x\ndependancies:\n  - python\n", 2, "'dependancies'", "dependencies"),
+        ("name: x\nname: y\n", 2, "'name'", "merge"),
+        ("dependencies:\n  - pip: [a]\n    pip: [b]\n", 3, "'pip'", "merge"),
+        ("name: x\ndependencies:\n  python: 3.11\n", 3, "dependencies must be a list", "- "),
+        ("name: x\ndependencies:\n  - pip: six\n", 3, "pip must be a list", "`pip:`"),
+        ("- python\n- pip\n", 1, "the file must be a mapping", "README"),
+        ("name: x\nvariables:\n  - A\n", 3, "variables must be a mapping", "README"),
+    ],
+)
+def test_a_refusal_names_place_spec_and_edit(text: str, line: int, named: str, edit: str) -> None:
+    """What cannot be provided is refused as file:line, with the words that are wrong and one edit that helps."""
+    error = refusal(text)
+    assert error.message.startswith(f"environment.yml:{line}: ")
+    assert named in error.message
+    assert edit in (error.hint or "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dependencies:\n  - [python]\n",
+        "dependencies:\n  - pip:\n      - torch: 2.0\n",
+        "name: [x]\n",
+        "variables:\n  A: [1]\n",
+    ],
+)
+def test_a_list_where_a_word_belongs_is_refused_with_an_edit(text: str) -> None:
+    """Also a wrong kind of value is refused with one edit that helps."""
+    assert refusal(text).hint
+
+
+@pytest.mark.parametrize("second", ["python", "python=3.11"])
+def test_python_twice_is_not_decided_in_silence(second: str) -> None:
+    """Two lines on the interpreter that do not say the same are refused: nothing is dropped in silence."""
+    assert "python" in refusal(f"dependencies:\n  - python=3.10\n  - {second}\n").message
+
+
+def test_an_open_glob_is_not_a_version() -> None:
+    """`python=3.1*` takes in 3.11 and 3.10: read as a prefix that admits 3.11, or refused, but never as 3.1."""
+    assert "3.1*" in refusal(with_conda("python=3.1*")).message
+
+
+def test_a_null_name_is_no_name() -> None:
+    """`name: null` is YAML for no name."""
+    assert read("name: null\n").name is None
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column"),
+    [
+        ("name: x\ndependencies:\n\t- python\n", 3, 1),
+        ("name: x\ndependencies:\n  - python\n - pip\n", 4, 2),
+        ("name: 'x\n", 2, 1),
+        ("name: x: y\n", 1, 8),
+        ("a: *b\n", 1, 4),
+        ("name: x\n---\nname: y\n", 2, 1),
+        ("name: x\ndependencies: [python, pip\n", 3, 1),
+    ],
+)
+def test_broken_yaml_has_line_and_column(text: str, line: int, column: int) -> None:
+    """Broken YAML is refused with line and column, both counted from one."""
+    error = refusal(text)
+    assert error.message.startswith(f"environment.yml:{line}:{column}: not valid YAML")
+    assert "environment.yml" in (error.hint or "")
+
+
+def test_a_control_character_is_refused_with_advice() -> None:
+    """Text of another encoding (UTF-16 read as UTF-8 has NULs) is refused, and the advice is to save it as UTF-8."""
+    error = refusal("n\x00a\x00m\x00e\x00:\x00 \x00x\x00")
+    assert "not valid YAML" in error.message
+    assert "UTF-8" in (error.hint or "")
+
+
+def test_an_empty_file_is_refused_with_an_example() -> None:
+    """Nothing, and nothing but comments, is refused with what to write."""
+    for text in ("", "\n\n", "# later\n"):
+        error = refusal(text)
+        assert "empty" in error.message
+        assert "dependencies:" in (error.hint or "")
+
+
+@pytest.mark.parametrize("sample", sorted(ENVIRONMENTS))
+def test_the_samples_are_read(sample: str) -> None:
+    """Each sample is read as it stands: what the spoiled copies below are copies of is valid."""
+    spec = read(ENVIRONMENTS[sample])
+    assert spec.name in ("digits", "turned", "quoted", "anchors")
+    assert spec.wheels
+
+
+@pytest.mark.parametrize("sample", sorted(ENVIRONMENTS))
+def test_a_spoiled_file_is_refused_and_never_crashes(sample: str) -> None:
+    """Whatever bytes are changed, a file is read or refused with the file's name; nothing else is ever raised."""
+    refused: list[EnvironmentInvalid] = []
+    for text in spoil(ENVIRONMENTS[sample], count=300, seed=11):
+        try:
+            read(text)
+        except EnvironmentInvalid as error:
+            refused.append(error)
+    assert 10 < len(refused) < 290
+    assert all(error.message.startswith("environment.yml") for error in refused)
+
+
+def test_a_deep_marker_is_refused() -> None:
+    """A marker of thousands of brackets is refused like any other that cannot be read."""
+    with pytest.raises(EnvironmentInvalid):
+        parse_wheel_requirement("numpy; " + "(" * 3000, source="environment.yml", line=1)
+
+
+def test_a_deep_file_does_not_kill_the_process() -> None:
+    """A file of 30,000 open brackets (60 kB) is refused; it does not end the process by a signal."""
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
+        "from reprobox.env.spec import parse_environment\n"
+        "from reprobox.errors import EnvironmentInvalid\n"
+        "try: parse_environment('[' * 30_000 + ']' * 30_000, source='e')\n"
+        "except EnvironmentInvalid: pass\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
