@@ -34,7 +34,8 @@ def main():
             source = opened.read(member)
         try:
             code = compile(source, path, "exec", dont_inherit=True, optimize=0)
-        except (SyntaxError, ValueError, RecursionError, OverflowError):
+        except Exception:
+            # What the compiler cannot take is left to fail, or not, where it is imported.
             out.write(struct.pack("<i", -1))
             continue
         data = external._code_to_hash_pyc(code, importlib.util.source_hash(source), False)

@@ -68,9 +68,9 @@ class Cache:
             return None
         try:
             digest = LayerDigest(diff_id=DiffId(note["diff_id"]), size_bytes=note["size_bytes"], files=note["files"])
-        except (KeyError, TypeError):
+            path = self.blob_path(digest.diff_id)
+        except (KeyError, TypeError, AttributeError):
             return None
-        path = self.blob_path(digest.diff_id)
         try:
             whole = path.stat().st_size == digest.size_bytes
         except OSError:

@@ -6,8 +6,10 @@ bundle, the shell's name, the merged /usr. (The library cache needs the tree on 
 
 from __future__ import annotations
 
+import lzma
 import posixpath
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,15 +74,38 @@ def load_tree(packages: Iterable[tuple[DebianPackage, Path]], *, omit: tuple[str
         for path, entry in _read_package(package, file):
             if path.startswith(omit) and path.rpartition("/")[2] not in keep and entry.kind != "directory":
                 continue
-            if entry.kind == "directory":
-                if path.startswith(omit) or path in tree:
-                    continue
-            elif path in tree and tree[path].kind != "directory" and tree[path] != entry:
-                raise BuildError(f"{package.name} and {owners[path]} both bring {path}, with other content")
+            if path in tree:
+                if _what(tree[path]) != _what(entry):
+                    raise BuildError(
+                        f"{package.name} and {owners[path]} both bring {path}, with other content",
+                        hint="leave one of them out with `without:` in base.yml",
+                    )
+                continue
+            if entry.kind == "directory" and path.startswith(omit):
+                continue
             tree[path] = entry
             owners[path] = package.name
     _add_system_files(tree)
+    _require_plain_parents(tree, owners)
     return tree
+
+
+def _what(entry: Entry) -> tuple[object, ...]:
+    """What an entry is, without when it was made."""
+    return (entry.kind, entry.content, entry.target, entry.executable)
+
+
+def _require_plain_parents(tree: Tree, owners: dict[str, str]) -> None:
+    """Require that everything lies in folders: nothing may be written through a link that a package brought."""
+    for path in tree:
+        parent = path
+        while parent := parent.rpartition("/")[0]:
+            if parent in tree and tree[parent].kind != "directory":
+                raise BuildError(
+                    f"{owners.get(path, 'the base')} brings {path}, but {parent}, brought by "
+                    f"{owners.get(parent, 'the base')}, is no folder",
+                    hint="do not use these packages together",
+                )
 
 
 def _read_package(package: DebianPackage, file: Path) -> Iterator[tuple[str, Entry]]:
@@ -93,8 +118,7 @@ def _read_package(package: DebianPackage, file: Path) -> Iterator[tuple[str, Ent
         with DebFile(str(file)) as deb:
             archive = deb.data.tgz()
             for member in archive:
-                clean = member.name.lstrip("./")
-                if not clean:
+                if member.name in (".", "./", ""):
                     continue
                 path = _merge_usr(check_path(member.name.removeprefix("./"), package=name))
                 total += member.size
@@ -104,6 +128,8 @@ def _read_package(package: DebianPackage, file: Path) -> Iterator[tuple[str, Ent
                     if path not in _MERGED:
                         mode = member.mode & 0o1777 if member.mode & 0o1000 else 0o755
                         yield path, Entry(kind="directory", mode=mode, mtime=int(member.mtime))
+                elif member.issym() and member.name.removeprefix("./") in _MERGED:
+                    continue
                 elif member.issym():
                     yield path, Entry(kind="symlink", target=member.linkname, mtime=int(member.mtime))
                 elif member.isreg() or member.islnk():
@@ -113,7 +139,17 @@ def _read_package(package: DebianPackage, file: Path) -> Iterator[tuple[str, Ent
                     yield path, Entry(kind="file", content=content, executable=executable, mtime=int(member.mtime))
                 else:
                     raise BuildError(f"{name} holds a device or pipe: {path}", hint="do not use it")
-    except (ArError, DebError, tarfile.TarError, EOFError, OSError, KeyError) as error:
+    except (
+        ArError,
+        DebError,
+        tarfile.TarError,
+        lzma.LZMAError,
+        zlib.error,
+        EOFError,
+        OSError,
+        KeyError,
+        ValueError,
+    ) as error:
         raise BuildError(f"{name} is not a Debian package that can be unpacked: {error}") from None
 
 

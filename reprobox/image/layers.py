@@ -119,11 +119,11 @@ class LayerWriter:
         self._files += 1
         self._header(path, tarfile.SYMTYPE, mode=0o777, mtime=mtime, link=target)
 
-    def add_hardlink(self, path: str, target: str, *, mtime: int = GENERATED_MTIME) -> None:
+    def add_hardlink(self, path: str, target: str, *, executable: bool = False, mtime: int = GENERATED_MTIME) -> None:
         """Add another name for a file that this layer holds already."""
         self._parents(path)
         self._files += 1
-        self._header(path, tarfile.LNKTYPE, mode=0o644, mtime=mtime, link=target)
+        self._header(path, tarfile.LNKTYPE, mode=0o755 if executable else 0o644, mtime=mtime, link=target)
 
     def finish(self) -> LayerDigest:
         """End the tar and tell what was written."""

@@ -7,7 +7,6 @@ alone and from no compressor. Pure, but for the two functions that write a folde
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import tarfile
@@ -177,16 +176,26 @@ def _copy_checked(source: Path, target: Path, diff_id: DiffId) -> None:
             writer.write(chunk)
     if "sha256:" + digest.hexdigest() != diff_id:
         target.unlink()
-        raise ArtefactAltered(f"the cached layer {diff_id} was altered", hint=f"remove {source} and build again")
+        raise _altered(diff_id, source)
 
 
-def render_archive(image: Image, blobs: dict[DiffId, Path], *, tags: Sequence[str] = ()) -> Iterator[bytes]:
+def _altered(diff_id: DiffId, path: Path) -> ArtefactAltered:
+    return ArtefactAltered(f"the cached layer {diff_id} was altered", hint=f"remove {path} and build again")
+
+
+def render_archive(
+    image: Image, blobs: dict[DiffId, Path], *, tags: Sequence[str] = (), verify: bool = True
+) -> Iterator[bytes]:
     """Render an image as a docker-archive, chunk by chunk.
 
     Args:
         image: The image.
         blobs: Where its layers lie. A layer that is not named here is left out: an engine that has it does not open it.
         tags: Names to give it, such as "reprobox/digits:0123456789ab".
+        verify: Hash layers while they are read; not needed where the reader does.
+
+    Raises:
+        ArtefactAltered: A cached layer is not what it is called.
     """
     config_name = f"{image.config_digest.removeprefix('sha256:')}.json"
     names = [f"{diff_id.removeprefix('sha256:')}/layer.tar" for diff_id in image.diff_ids]
@@ -199,11 +208,16 @@ def render_archive(image: Image, blobs: dict[DiffId, Path], *, tags: Sequence[st
             continue
         sent.add(diff_id)
         yield _header(name, size)
+        digest = hashlib.sha256()
         with blobs[diff_id].open("rb") as stream:
             if os.fstat(stream.fileno()).st_size != size:
                 raise ArtefactAltered(f"the cached layer {diff_id} was cut", hint="build again")
             while chunk := stream.read(1 << 20):
+                if verify:
+                    digest.update(chunk)
                 yield chunk
+        if verify and "sha256:" + digest.hexdigest() != diff_id:
+            raise _altered(diff_id, blobs[diff_id])
         yield bytes(-size % 512)
     yield bytes(1024)
 
@@ -218,7 +232,7 @@ def write_archive(image: Image, blobs: dict[DiffId, Path], file: Path, *, tags: 
     """Write an image as a docker-archive file, whole or not at all."""
     part = file.with_name(f".{file.name}.part")
     try:
-        with io.FileIO(part, "w") as stream:
+        with part.open("wb") as stream:
             for chunk in render_archive(image, blobs, tags=tags):
                 stream.write(chunk)
         part.replace(file)

@@ -65,12 +65,13 @@ def plan_layers(lock: Lock) -> tuple[LayerPlan, ...]:
     for wheel in lock.wheels:
         if wheel.size_bytes < BIG_WHEEL_BYTES:
             groups.setdefault(_group_of(wheel.name), []).append(wheel)
+    debian = tuple(sorted(lock.debian, key=lambda package: package.name))
     plans = [
         LayerPlan(
             kind="base",
-            key=_key(lock, "base", [p.sha256 for p in lock.debian], {"omit": lock.omit, "keep": lock.keep}),
+            key=_key(lock, "base", [p.sha256 for p in debian], {"omit": lock.omit, "keep": lock.keep}),
             reason="the system below the environment; changes with the base's lock alone",
-            debian=lock.debian,
+            debian=debian,
         ),
         LayerPlan(kind="skeleton", key=_key(lock, "skeleton", [], {}), reason="the environment's empty prefix"),
     ]
@@ -84,7 +85,7 @@ def plan_layers(lock: Lock) -> tuple[LayerPlan, ...]:
 
 def interpreter_digest(lock: Lock) -> str:
     """Digest of the packages that shape compiled bytecode, in hex."""
-    parts = [p.sha256 for p in lock.debian if p.name.startswith(_INTERPRETER_PREFIXES)]
+    parts = [p.sha256 for p in sorted(lock.debian, key=lambda p: p.name) if p.name.startswith(_INTERPRETER_PREFIXES)]
     return hashlib.sha256(",".join(parts).encode()).hexdigest()
 
 
