@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,33 @@ def test_mirrors_are_checked_like_everything_else(text: str) -> None:
 def test_gpus_are_checked_like_everything_else(value: str) -> None:
     """`gpus` that are none of auto, none, all, a number or indices are refused."""
     refusal(f"[run]\ngpus = {value}\n")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("'auto'", "auto"), ("'none'", "none"), ("'all'", "all"), ("0", "0"), ("2", "2"), ("'3'", "3"), ("'0,2'", "0,2")],
+)
+def test_gpus_may_be_a_word_a_number_or_indices(value: str, text: str) -> None:
+    """Every way to name GPUs that the documents have is read, as text."""
+    assert read(f"[run]\ngpus = {value}\n").run.gpus == text
+
+
+@pytest.mark.xfail(
+    strict=True, raises=TimeoutError, reason="project.py:_GPUS backtracks: (\\d+,?)+ on digits is exponential"
+)
+def test_no_value_of_gpus_takes_long() -> None:
+    """A long number with a letter behind it is refused at once, not after hours."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError
+
+    old = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0.5)
+    try:
+        refusal(f"[run]\ngpus = '{'1' * 60}x'\n")
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, old)
 
 
 @pytest.mark.parametrize("text", ["default = \n", "[run\n", "a = 1\na = 2\n", "[run]\nseed = 2024-13-01\n", "\x00"])

@@ -165,10 +165,14 @@ def test_modes_are_the_executable_bit_alone(tmp_path: Path) -> None:
 
 def test_the_order_of_packages_does_not_matter(shell: Deb, tmp_path: Path) -> None:
     """The same packages in any order, with any order of files in them, are the same layer."""
-    debs = [
-        shell,
-        *(make_deb(tmp_path, n, [tar_file(f"./usr/{n}", b"1"), tar_file("./usr/same", b"2")]) for n in "abc"),
-    ]
+    debs = [shell]
+    for number, name in enumerate("abc"):
+        # Also what two packages bring alike, at different times.
+        shared = [
+            tar_file("./usr/folder", type=tarfile.DIRTYPE, mtime=NOON_S + number),
+            tar_file("./usr/same", b"2", mtime=NOON_S + number),
+        ]
+        debs.append(make_deb(tmp_path, name, [*shared, tar_file(f"./usr/{name}", b"1")]))
     expected = layer_of(tree_of(debs))
     for seed in range(3):
         random.Random(seed).shuffle(debs)
