@@ -150,7 +150,12 @@ def _read_package(package: DebianPackage, file: Path) -> Iterator[tuple[str, Ent
         KeyError,
         ValueError,
     ) as error:
-        raise BuildError(f"{name} is not a Debian package that can be unpacked: {error}") from None
+        if isinstance(error, PermissionError):
+            raise BuildError(f"{name} cannot be read: {error}", hint="look at the cache's permissions") from None
+        raise BuildError(
+            f"{name} is not a Debian package that can be unpacked: {error}",
+            hint="do not use it; it is broken or hostile",
+        ) from None
 
 
 def file_name(package: DebianPackage) -> str:

@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,20 +31,26 @@ def _tool_of_other_user(folder: Path) -> list[str] | None:
     return None
 
 
-def test_one_lock_gives_one_digest_everywhere(tmp_path: Path, update_golden: bool) -> None:
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user of this machine may enter; pytest's own are closed to others."""
+    folder = Path(tempfile.mkdtemp(prefix="reprobox-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_one_lock_gives_one_digest_everywhere(open_folder: Path, update_golden: bool) -> None:
     """The committed lock, built twice from nothing in other folders, TZ, umask, HOME and user: one digest, the golden."""
     documents = []
     settings = [("first", "Pacific/Kiritimati", 0o022), ("second/a b", "America/Caracas", 0o077)]
     for number, (name, zone, mask) in enumerate(settings):
-        home = tmp_path / name
+        home = open_folder / name
         env = home / "envs/digits-cpu"
         shutil.copytree(REPO / "envs/digits-cpu", env)
         (home / "home").mkdir()
-        other = _tool_of_other_user(tmp_path) if number == 1 else None
+        other = _tool_of_other_user(open_folder) if number == 1 else None
         if other:
-            tmp_path.parent.chmod(0o755)
-            for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-                parent.chmod(parent.stat().st_mode | 0o011)
             subprocess.run(["chown", "-R", "65534:65534", str(home)], check=True)
         tool = Tool(home)
         environment = tool.environment() | {
@@ -160,7 +168,9 @@ def test_a_changed_wheel_moves_its_layer_only(project: Tool) -> None:
 
 
 @pytest.mark.parametrize("root", [True, False])
-def test_library_cache_is_the_same_with_and_without_root(project: Tool, tmp_path: Path, root: bool) -> None:
+def test_library_cache_is_the_same_with_and_without_root(
+    project: Tool, tmp_path: Path, open_folder: Path, root: bool
+) -> None:
     """The dynamic loader's cache of the base does not depend on who makes it."""
     from reprobox.env.lockfile import parse_lock
     from reprobox.image.plan import plan_layers
@@ -172,7 +182,7 @@ def test_library_cache_is_the_same_with_and_without_root(project: Tool, tmp_path
     tree = cache / "trees" / plan_layers(lock)[0].key
     made = (tree / "etc/ld.so.cache").read_bytes()
     assert b"libstdc++.so.6" in made
-    copy = tmp_path / "tree"
+    copy = open_folder / "tree"
     shutil.copytree(tree, copy, symlinks=True)
     (copy / "etc/ld.so.cache").unlink()
     prefix: list[str] = []
@@ -180,9 +190,6 @@ def test_library_cache_is_the_same_with_and_without_root(project: Tool, tmp_path
         if os.geteuid() != 0:
             pytest.skip("not root: the other half is what every build here does")
         subprocess.run(["chown", "-R", "65534:65534", str(copy)], check=True)
-        for parent in copy.parents:
-            if parent.is_relative_to(tmp_path.parent.parent):
-                parent.chmod(parent.stat().st_mode | 0o011)
         prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     subprocess.run([*prefix, str(copy / "usr/sbin/ldconfig"), "-r", str(copy), "-i", "-X"], check=True)
     assert (copy / "etc/ld.so.cache").read_bytes() == made

@@ -281,11 +281,12 @@ def test_the_path_of_a_lock_means_that_lock(tmp_path: Path, name: str) -> None:
 
 
 def test_a_relative_path_is_no_folder_of_envs(tmp_path: Path) -> None:
-    """`.` and `../x` are paths from the current folder even where the project has a folder envs/."""
+    """`.`, `..` and `../x` are paths from the current folder even where the project has a folder envs/."""
     place(tmp_path, "reprobox.toml", "environment.yml", "envs/y/environment.yml", "a/b/file", "a/x/environment.yml")
-    place(tmp_path, "x/environment.yml")
+    place(tmp_path, "x/environment.yml", "a/environment.yml")
     assert find(tmp_path, ".").environment == tmp_path / "environment.yml"
     assert find(tmp_path, "../x", cwd=tmp_path / "a/b").environment == tmp_path / "a/x/environment.yml"
+    assert find(tmp_path, "..", cwd=tmp_path / "a/x").environment == tmp_path / "a/environment.yml"
 
 
 def test_an_absolute_folder_has_a_short_name(tmp_path: Path) -> None:

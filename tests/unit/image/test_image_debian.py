@@ -184,7 +184,7 @@ def test_the_order_of_packages_does_not_matter(shell: Deb, tmp_path: Path) -> No
 
 
 def test_two_packages_with_one_file_must_agree(tmp_path: Path) -> None:
-    """A file that two packages bring with other bytes, another target or another kind is refused, naming both and it."""
+    """A path that two packages bring with other bytes, target, kind or executable bit is refused, naming both and it."""
     first = make_deb(tmp_path, "first", [tar_file("./lib/x", b"one"), tar_link("./usr/l", "a")])
     same = make_deb(tmp_path, "same", [tar_file("./lib/x", b"one"), tar_link("./usr/l", "a")])
     assert tree_of([first, same])["usr/lib/x"].content == b"one"
@@ -194,6 +194,7 @@ def test_two_packages_with_one_file_must_agree(tmp_path: Path) -> None:
             tar_link("./usr/l", "b"),
             tar_file("./usr/l", b"a"),
             tar_link("./lib/x", "one"),
+            tar_file("./lib/x", b"one", mode=0o755),
         )
     ):
         error = refusal([first, make_deb(tmp_path, f"second{number}", [member])], "first")

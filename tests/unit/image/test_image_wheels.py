@@ -234,6 +234,7 @@ def test_repeated_big_files_are_links(tmp_path: Path) -> None:
     files = layer.files()
     assert {files[f"{SITE}/{name}"] for name in ("a/one.so", "a/two.so", "b/three.so")} == {BIG}
     assert set(rows(layer)) == set(files)
+    assert all(digest == record_hash(files[place]) for place, (digest, _) in rows(layer).items() if digest)
 
 
 def test_equal_sums_are_not_equal_files(tmp_path: Path) -> None:
