@@ -189,7 +189,7 @@ print((importlib.resources.files("torch") / "data.txt").read_text())
 
 def test_running_a_hooked_module_as_a_program(torch):
     """`python -m` of a hooked module works: it asks the loader for code."""
-    from test_shim_process import python
+    from tests.unit.guest.test_shim_process import python
 
     done = python("-m", "torch", path=[torch])
     assert (done.returncode, done.stderr) == (0, "")
