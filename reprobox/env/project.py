@@ -17,7 +17,7 @@ from reprobox.errors import EnvironmentInvalid, UsageError
 Determinism = Literal["strict", "seeded", "portable", "off"]
 DEFAULT_BASE = "debian-12"
 LOCK_NAME = "reprobox.lock"
-_GPUS = r"auto|none|all|\d+|(?:(?:\d+|GPU-[\w-]+|MIG-[\w/-]+),?)+"
+_GPUS = r"auto|none|all|(?:\d+|GPU-[\w-]+|MIG-[\w/-]+)(?:,(?:\d+|GPU-[\w-]+|MIG-[\w/-]+))*,?"
 ENVIRONMENT_NAMES = ("environment.yml", "environment.yaml")
 
 
