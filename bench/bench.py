@@ -157,9 +157,10 @@ def main() -> int:
     date = arguments.date or datetime.now(UTC).date().isoformat()
     if arguments.write or not (arguments.only or arguments.quick):
         missing = [name for name in MEASURES if name not in arguments.names]
+        # The numbers first: they took minutes, and the page can be rendered again.
+        RESULTS.write_text(render_results(figures, machine=machine, date=date), encoding="utf-8")
         page = render_page(figures, machine=machine, date=date, wheel=arguments.wheel, missing=missing)
         PAGE.write_text(page, encoding="utf-8")
-        RESULTS.write_text(render_results(figures, machine=machine, date=date), encoding="utf-8")
         say(f"wrote {PAGE.relative_to(REPOSITORY)} and {RESULTS.relative_to(REPOSITORY)}")
     else:
         say("a part of the figures: nothing was written (--write writes all the same)")

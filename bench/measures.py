@@ -120,6 +120,38 @@ def measure_cold_build(bench: Bench) -> Figure:
     )
 
 
+def measure_cold_layout(bench: Bench) -> Figure:
+    """Build from nothing, downloads included, to a folder that a node without an engine can use."""
+    ours = [bench.ours.build_cold_layout() for _ in bench.times(3)]
+    for number, cost in enumerate(ours):
+        bench.tell("cold-layout", number, cost.wall_s)
+    return Figure(
+        name="cold-layout",
+        what="cold build of digits-cpu, downloads included, to an OCI layout (no engine takes part)",
+        beside="",
+        ours=tuple(cost.wall_s for cost in ours),
+    )
+
+
+def measure_engine_load(bench: Bench) -> Figure:
+    """Let the engine load the finished image: the part of a cold build that is the engine's own."""
+    archive = bench.ours.write_archive()
+    ours = []
+    for number in bench.times(3):
+        bench.ours.remove_images()
+        bench.settle()
+        ours.append(run_command([bench.peer.docker, "load", "--quiet", "--input", str(archive)], environ=os.environ))
+        bench.tell("engine-load", number, ours[-1].wall_s)
+    archive.unlink()
+    return Figure(
+        name="engine-load",
+        what="the engine alone: `docker load` of the finished image",
+        beside="",
+        ours=tuple(cost.wall_s for cost in ours),
+        also={"processor time of the whole machine_s": tuple(cost.machine_cpu_s for cost in ours)},
+    )
+
+
 def measure_build_again(bench: Bench) -> Figure:
     """Build again with nothing changed."""
     bench.our_image(), bench.peer_image()
@@ -277,6 +309,8 @@ def measure_train(bench: Bench) -> Figure:
 
 MEASURES: dict[str, Callable[[Bench], Figure]] = {
     "cold-build": measure_cold_build,
+    "cold-layout": measure_cold_layout,
+    "engine-load": measure_engine_load,
     "build-again": measure_build_again,
     "one-wheel": measure_one_wheel,
     "image-size": measure_image_size,

@@ -159,6 +159,23 @@ class Ours:
             raise BenchError("the build was not cold: the engine had its lowest layer already")
         return cost
 
+    def build_cold_layout(self) -> Cost:
+        """Build with an empty cache to an OCI layout; no engine takes part."""
+        for folder in (self.cache, self._scratch):
+            shutil.rmtree(folder, ignore_errors=True)
+        os.sync()
+        words = ["build", "--json", "--no-load", "--output", f"oci:{self._scratch}"]
+        cost = self.run(words, project=self.project)
+        shutil.rmtree(self._scratch)
+        return cost
+
+    def write_archive(self) -> Path:
+        """Write the image as one file that the engine can load."""
+        archive = self._folder / "image.tar"
+        archive.unlink(missing_ok=True)
+        self.run(["build", "--json", "--no-load", "--output", f"docker-archive:{archive}"], project=self.project)
+        return archive
+
     def build(self, project: Path, *, cache: Path | None = None) -> Cost:
         """Build a project with what the cache holds."""
         return self.run(["build", "--json"], project=project, cache=cache)

@@ -5,9 +5,12 @@ A base is a folder of `dockerfiles/` with `base.yml` (written by a person) and `
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import re
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,9 +289,13 @@ def write_base_lock(folder: Path, spec: BaseSpec, packages: tuple[DebianPackage,
         sort_keys=False,
         width=200,
     )
+    aside = folder / f".base.lock.{secrets.token_hex(4)}"
     try:
-        aside = folder / ".base.lock.new"
         aside.write_text(text, encoding="utf-8")
         aside.replace(folder / "base.lock")
-    except PermissionError:
-        return
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink()

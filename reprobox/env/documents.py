@@ -49,6 +49,11 @@ def _guard(parse: Any, text: str, source: str, hint: str) -> Any:
         mark = error.problem_mark or error.context_mark
         where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
         reason = error.problem or error.context
+        if "nesting depth" in (reason or "") and mark:
+            # Newer releases of the C library count for themselves.
+            raise EnvironmentInvalid(
+                f"{source}:{mark.line + 1}: nested over {_MAX_DEPTH} levels deep", hint=hint
+            ) from None
         raise EnvironmentInvalid(f"{where}: not valid YAML: {reason}", hint=hint) from None
     except yaml.YAMLError as error:
         reason = getattr(error, "reason", None) or (str(error).splitlines() or [""])[0]

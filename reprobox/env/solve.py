@@ -151,8 +151,33 @@ def _choose(document: dict[str, Any], *, python: str, glibc: str, platform: str)
             )
         (_, _, file), row = best
         yield Wheel(
-            name=name, version=version, file=file, size_bytes=int(row.get("size", 0)), sha256=row["hashes"]["sha256"]
+            name=name,
+            version=version,
+            file=file,
+            size_bytes=int(row["size"]) if "size" in row else _load_size(_url(row), file),
+            sha256=row["hashes"]["sha256"],
         )
+
+
+def _load_size(url: str, file: str) -> int:
+    """Ask for the size of a file whose index does not tell it (PEP 503 has no place for it).
+
+    Raises:
+        IndexUnreachable: It is not told either.
+    """
+    import requests
+
+    if url.startswith("file:"):
+        return Path(unquote(urlsplit(url).path)).stat().st_size
+    try:
+        answer = requests.head(url, timeout=_TIMEOUT_S, allow_redirects=True, headers={"Accept-Encoding": "identity"})
+        answer.raise_for_status()
+        return int(answer.headers["Content-Length"])
+    except (requests.RequestException, KeyError, ValueError) as error:
+        raise IndexUnreachable(
+            f"the index does not tell the size of {file}: {type(error).__name__}: {error}",
+            hint="name another index under [mirrors] in reprobox.toml",
+        ) from None
 
 
 def _url(row: Mapping[str, Any]) -> str:
@@ -311,6 +336,13 @@ def _alternatives(stanza: str) -> tuple[tuple[str, ...], ...]:
 
 def _load_index(mirror: str, spec: BaseSpec, architecture: str, client: Client) -> str:
     release = _verify_release(_get(f"{mirror}/dists/{spec.suite}/InRelease"), mirror=mirror, client=client)
+    names = re.findall(r"^(?:Suite|Codename): (\S+)$", release, re.MULTILINE)
+    if spec.suite not in names:
+        # The signature is good for every suite; that this is the one asked for is said inside it alone.
+        raise ArtefactAltered(
+            f"{mirror}: the signed release file of {spec.suite} is that of {' / '.join(names) or 'no suite'}",
+            hint="do not trust that mirror; name another",
+        )
     path = f"{spec.component}/binary-{architecture}/Packages.xz"
     row = re.search(rf"^ ([0-9a-f]{{64}})\s+(\d+)\s+{re.escape(path)}$", release, re.MULTILINE)
     if not row:

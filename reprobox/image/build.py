@@ -90,12 +90,6 @@ class Build:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def find_layers(lock: Lock, cache: Cache) -> tuple[CachedLayer, ...] | None:
-    """Find all layers of a lock in the cache; None where one is missing."""
-    layers = [cache.find_layer(plan.key) for plan in plan_layers(lock)]
-    return None if None in layers else tuple(layer for layer in layers if layer is not None)
-
-
 def start_build(lock: Lock, *, client: Client, cache: Cache, progress: Progress, workers: int) -> Build:
     """Begin to make a lock's layers.
 
@@ -123,7 +117,9 @@ def start_build(lock: Lock, *, client: Client, cache: Cache, progress: Progress,
     cached = [cache.find_layer(plan.key) for plan in plans]
     missing = [plan for plan, layer in zip(plans, cached, strict=True) if layer is None]
     needs_tree = any(plan.kind != "skeleton" for plan in missing)
-    debian = plans[0].debian if needs_tree else ()
+    # With the base unpacked and its layer written, nothing asks for its packages again.
+    needs_debian = cached[0] is None or (needs_tree and cache.find_tree(plans[0].key) is None)
+    debian = plans[0].debian if needs_debian else ()
     wheels = [wheel for plan in missing for wheel in plan.wheels]
     download_task, layer_task = "packages", "layers"
     total = sum(p.size_bytes for p in debian) + sum(w.size_bytes for w in wheels)

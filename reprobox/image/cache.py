@@ -6,6 +6,7 @@ never changed. Two builds at once may both write the same thing; the second rena
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from reprobox.errors import BuildError
 from reprobox.image.layers import DiffId, LayerDigest
@@ -92,9 +93,17 @@ class Cache:
         )
         return CachedLayer(digest=digest, path=path)
 
-    def forget_layer(self, layer: CachedLayer) -> None:
-        """Drop a layer whose bytes turned out to be damaged."""
-        layer.path.unlink(missing_ok=True)
+    def check_blob(self, diff_id: DiffId) -> bool:
+        """Check that a layer's bytes still hash to its name; one that does not is removed."""
+        path = self.blob_path(diff_id)
+        try:
+            with path.open("rb") as stream:
+                if "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest() == diff_id:
+                    return True
+        except FileNotFoundError:
+            return False
+        path.unlink(missing_ok=True)
+        return False
 
     def find_tree(self, key: str) -> Path | None:
         """Find an unpacked base."""
@@ -122,16 +131,17 @@ class Cache:
         """
         folder = self.root / "unfinished" / f"{os.getpid()}-{secrets.token_hex(4)}"
         try:
-            folder.mkdir(parents=True)
-            yield folder
-        except OSError as error:
-            if error.errno in (28, 122):
-                raise BuildError(
-                    f"no space is left below {self.root}", hint="free some, or set REPROBOX_CACHE"
-                ) from None
-            if isinstance(error, PermissionError):
+            try:
+                folder.mkdir(parents=True)
+            except PermissionError as error:
                 raise BuildError(
                     f"the cache cannot be written: {error}", hint="set REPROBOX_CACHE to a folder of yours"
+                ) from None
+            yield folder
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise BuildError(
+                    f"no space is left below {self.root}", hint="free some, or set REPROBOX_CACHE"
                 ) from None
             raise
         finally:
@@ -160,14 +170,3 @@ class Cache:
         aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         aside.write_text(json.dumps(value, sort_keys=True), encoding="utf-8")
         aside.replace(path)
-
-
-def copy_hashed(source: BinaryIO, target: BinaryIO) -> tuple[str, int]:
-    """Copy a stream and return the sha256 (hex) and number of bytes that went through."""
-    digest = hashlib.sha256()
-    size = 0
-    while chunk := source.read(1 << 20):
-        digest.update(chunk)
-        target.write(chunk)
-        size += len(chunk)
-    return digest.hexdigest(), size

@@ -48,7 +48,7 @@ class Interpreter:
         libraries = self.tree / "usr/lib" / triplet
         short = ".".join(self.python.split(".")[:2])
         return [
-            str(libraries / loader), "--library-path", str(libraries),
+            str(libraries / loader), "--inhibit-cache", "--library-path", str(libraries),
             str(self.tree / f"usr/bin/python{short}"), "-s", "-S", "-B",
         ]  # fmt: skip
 

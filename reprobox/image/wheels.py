@@ -27,6 +27,7 @@ from installer.destinations import WheelDestination
 from installer.exceptions import InstallerError
 from installer.records import Hash, InvalidRecordEntry, RecordEntry
 from installer.sources import WheelFile
+from installer.utils import parse_entrypoints
 
 from reprobox.env.lockfile import Wheel
 from reprobox.errors import BuildError
@@ -40,11 +41,12 @@ _DATA_DEPTH = 2
 _UNPACKED_LIMIT = 64 << 30
 _TESTS = re.compile(r"(^|/)tests/|_test\.py$")
 
-# What zipfile, csv, configparser and installer raise on archives that are damaged or made to harm.
+# What zipfile, csv, configparser and installer raise on archives that are damaged or made to harm; its parsers of
+# metadata also fail with AssertionError and AttributeError.
 _BROKEN = (
     zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, csv.Error, configparser.Error, InstallerError,
-    InvalidRecordEntry, KeyError, IndexError,
-    ValueError, TypeError, AttributeError, AssertionError, NotImplementedError, RuntimeError, EOFError, OSError,
+    InvalidRecordEntry, KeyError, IndexError, ValueError, NotImplementedError, RuntimeError, EOFError, OSError,
+    AssertionError, AttributeError,
 )  # fmt: skip
 
 # (absolute path in the image, source) pairs → compiled bytes, None where a source does not compile.
@@ -149,14 +151,23 @@ class _Source(WheelFile):  # type: ignore[misc]
 
     def get_contents(self) -> Iterator[tuple[tuple[str, str, str], Any, bool]]:
         record = {row[0]: row for row in _record_rows(self.read_dist_info("RECORD"))}
+        replaced = self._find_replaced()
         for info in self.archive.infolist():
             # Compiled files that a wheel brings are left out, as pip does: they were made by another interpreter.
-            if info.is_dir() or "__pycache__" in info.filename.split("/")[:-1]:
+            if info.is_dir() or "__pycache__" in info.filename.split("/")[:-1] or info.filename in replaced:
                 continue
             mode = info.external_attr >> 16
             with self.archive.open(info) as stream:
                 row = record.get(info.filename, (info.filename, "", ""))
                 yield row, _Member(stream, info), bool(mode & 0o111)  # type: ignore[arg-type]
+
+    def _find_replaced(self) -> set[str]:
+        """Find members in whose place something is made here: the note on who installed it, scripts of entry points."""
+        replaced = {f"{self.dist_info_dir}/INSTALLER"}
+        if "entry_points.txt" in self.dist_info_filenames:
+            points = parse_entrypoints(self.read_dist_info("entry_points.txt"))
+            replaced |= {f"{self.data_dir}/scripts/{name}" for name, _, _, _ in points}
+        return replaced
 
 
 def _record_rows(text: str) -> Iterator[tuple[str, str, str]]:
@@ -175,6 +186,7 @@ class _Destination(WheelDestination):  # type: ignore[misc]
         self._short = ".".join(python.split(".")[:2])
         self._linkable: dict[tuple[bytes, bool], str] = {}
         self._places: set[str] = set()
+        self._folders: set[str] = set()
 
     def find_sources(self) -> Iterator[tuple[str, str]]:
         """Find what is worth compiling: each member with its place. Tests are not: nothing imports them at a start."""
@@ -250,12 +262,14 @@ class _Destination(WheelDestination):  # type: ignore[misc]
             BuildError: It is outside of the image, or two files of the wheel go there.
         """
         place = self._locate(scheme, path)
-        if place in self._places:
+        parents = {parent.as_posix() for parent in PurePosixPath(place).parents}
+        if place in self._places or place in self._folders or parents & self._places:
             raise BuildError(
-                f"{self._source.wheel.file} brings {place} twice",
+                f"{self._source.wheel.file} brings {place} twice, or as a file and as a folder",
                 hint=f"ask for another version of {self._source.wheel.name}",
             )
         self._places.add(place)
+        self._folders |= parents
         return place
 
     def _locate(self, scheme: str, path: str) -> str:

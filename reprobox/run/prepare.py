@@ -30,7 +30,7 @@ from reprobox.env.lockfile import (
     require_fresh,
 )
 from reprobox.env.project import EnvironmentEntry, Project
-from reprobox.errors import EngineRefused, EnvironmentInvalid, UsageError
+from reprobox.errors import ArtefactAltered, EngineRefused, EnvironmentInvalid, UsageError
 from reprobox.image.build import Progress, start_build
 from reprobox.image.cache import Cache
 from reprobox.image.layers import DiffId
@@ -323,7 +323,7 @@ def prepare_image(
                 continue
             blobs = {layer.digest.diff_id: layer.path for layer in layers}
             new = {layer.digest.diff_id: layer.path for layer in layers[held:]}
-            _load(engine, image, new, blobs)
+            _load(engine, image, new, blobs, cache)
             chains.append(tuple(image.diff_ids))
             if not whole:
                 parts.append(image.config_digest)
@@ -341,15 +341,25 @@ def prepare_image(
     return Prepared(entry=entry, lock=lock, image=image, reused=False)
 
 
-def _load(engine: Engine, image: Image, new: Mapping[DiffId, Path], blobs: Mapping[DiffId, Path]) -> None:
+def _load(engine: Engine, image: Image, new: Mapping[DiffId, Path], blobs: Mapping[DiffId, Path], cache: Cache) -> None:
     # An engine hashes what it is given and refuses layers that are not what they are called.
     try:
-        engine.load_archive(render_archive(image, dict(new), verify=False))
-    except EngineRefused:
-        # An engine may hold layers in a way that does not let them be named without their bytes; then it gets all.
-        if len(new) == len(blobs):
-            raise
-        engine.load_archive(render_archive(image, dict(blobs), verify=False))
+        try:
+            engine.load_archive(render_archive(image, dict(new), verify=False))
+        except EngineRefused:
+            # An engine may hold layers in a way that does not let them be named without their bytes; then it gets all.
+            if len(new) == len(blobs):
+                raise
+            engine.load_archive(render_archive(image, dict(blobs), verify=False))
+    except EngineRefused as error:
+        damaged = [diff_id for diff_id in blobs if not cache.check_blob(diff_id)]
+        if damaged:
+            raise ArtefactAltered(
+                f"the engine refused {', '.join(damaged)}: altered in the cache since written, and now removed from it "
+                f"({error.message})",
+                hint="build again; and look at the disk if it happens twice",
+            ) from None
+        raise
 
 
 def _common(chain: tuple[str, ...], layers: tuple[object, ...]) -> int:

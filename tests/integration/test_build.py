@@ -193,3 +193,26 @@ def test_library_cache_is_the_same_with_and_without_root(
         prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     subprocess.run([*prefix, str(copy / "usr/sbin/ldconfig"), "-r", str(copy), "-i", "-X"], check=True)
     assert (copy / "etc/ld.so.cache").read_bytes() == made
+
+
+def test_a_tampered_cached_layer_is_refused_once(project: Tool, tmp_path: Path) -> None:
+    """A cached layer with a flipped bit is refused by name, and the next build makes it anew: the same image."""
+    import docker
+
+    tool = Tool(project.folder, {"REPROBOX_CACHE": str(tmp_path / "cache")})
+    first = tool("build", "--no-load", "--json").document
+    client = docker.from_env()
+    label = f"org.reprobox.lock={first['lock_digest']}"
+    for image in client.images.list(filters={"label": label}):
+        client.images.remove(image.id, force=True)
+    # The top layer: no other image of this engine is sure to hold it below the same layers.
+    name = first["diff_ids"][-1].removeprefix("sha256:")
+    blob = tmp_path / "cache/blobs" / name
+    data = bytearray(blob.read_bytes())
+    data[len(data) // 2] ^= 1
+    blob.write_bytes(data)
+    done = tool("build", code=11)
+    assert name in done.err
+    assert "build again" in done.err
+    again = tool("build", "--json").document
+    assert again["manifest_digest"] == first["manifest_digest"]

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import random
 import sysconfig
+from pathlib import Path
 
 import pytest
 from env_samples import base_spec
 from packaging.tags import Tag
 
+from reprobox.env import solve
+from reprobox.env.bases import parse_base
+from reprobox.env.client import Client
 from reprobox.env.solve import _choose, _explain, plan_tags, select_packages
-from reprobox.errors import EnvironmentInvalid, IndexUnreachable, NoSolution, ResolutionError
+from reprobox.errors import ArtefactAltered, EnvironmentInvalid, IndexUnreachable, NoSolution, ResolutionError
 
 
 def tags(*, python: str = "3.11.2", glibc: str = "2.36", platform: str = "linux-64") -> dict[Tag, int]:
@@ -301,3 +305,28 @@ def test_words_that_are_not_known_are_passed_on(stderr: str) -> None:
     assert type(error) is NoSolution
     assert stderr.removeprefix("error: ").strip() in error.message
     require_readable(error)
+
+
+def test_the_release_file_of_another_suite_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A mirror that hands out the well-signed release file of another suite is not believed."""
+    release = "Origin: Debian\nSuite: oldoldstable\nCodename: bullseye\nSHA256:\n"
+    monkeypatch.setattr(solve, "_get", lambda url: b"")
+    monkeypatch.setattr(solve, "_verify_release", lambda signed, **_: release)
+    spec = parse_base(
+        "suite: bookworm\npython: '3.11'\nglibc: '2.36'\npackages: [libc6]\n", name="b", source="base.yml"
+    )
+    client = Client(environ={}, cache=tmp_path, mirrors={"debian": "mirror"})
+    with pytest.raises(ArtefactAltered, match="bookworm is that of oldoldstable / bullseye"):
+        solve.solve_base(spec, platform="linux-64", client=client)
+
+
+def test_a_size_that_the_index_does_not_tell_is_asked_for(tmp_path: Path) -> None:
+    """A wheel of a folder has the size of its file; one that cannot be asked for is told."""
+    file = tmp_path / "a-1-py3-none-any.whl"
+    file.write_bytes(b"x" * 77)
+    row = {"path": str(file), "hashes": {"sha256": "0" * 64}}
+    document = {"packages": [{"name": "a", "version": "1", "wheels": [row]}]}
+    (wheel,) = solve._choose(document, python="3.11.2", glibc="2.36", platform="linux-64")
+    assert wheel.size_bytes == 77
+    with pytest.raises(IndexUnreachable, match="does not tell the size of a-1"):
+        solve._load_size("http://127.0.0.1:9/a-1-py3-none-any.whl", "a-1-py3-none-any.whl")

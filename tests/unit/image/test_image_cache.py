@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import threading
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from reprobox.errors import BuildError
-from reprobox.image.cache import Cache, CachedLayer, copy_hashed
+from reprobox.image.cache import Cache, CachedLayer
 from reprobox.image.layers import LayerDigest, LayerWriter
 from reprobox.image.plan import LayerKey
 
@@ -91,11 +90,14 @@ def test_a_cut_layer_is_not_given_out(cache: Cache, change: str) -> None:
     assert kept.path.read_bytes() == data
 
 
-def test_a_forgotten_layer_is_not_given_out(cache: Cache) -> None:
-    """A layer that was forgotten, once or twice, is not found."""
+def test_a_damaged_layer_of_the_same_size_is_told_and_removed(cache: Cache) -> None:
+    """A whole layer checks; one with a flipped bit does not, is removed, and does not check a second time either."""
     kept, _ = put_layer(cache)
-    cache.forget_layer(kept)
-    cache.forget_layer(kept)
+    data = kept.path.read_bytes()
+    assert cache.check_blob(kept.digest.diff_id)
+    kept.path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    assert not cache.check_blob(kept.digest.diff_id)
+    assert not cache.check_blob(kept.digest.diff_id)
     assert cache.find_layer(KEY) is None
 
 
@@ -203,11 +205,19 @@ def test_a_full_disk_is_told(cache: Cache, number: int) -> None:
     assert "REPROBOX_CACHE" in (caught.value.hint or "")
 
 
-def test_a_cache_that_is_not_ours_is_told(cache: Cache) -> None:
+def test_a_cache_that_is_not_ours_is_told(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache that cannot be written is told with the setting that helps; any other error is left as it is."""
-    with pytest.raises(BuildError, match="cannot be written") as caught, cache.aside():
+
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refuse)
+        with pytest.raises(BuildError, match="cannot be written") as caught, cache.aside():
+            pass
     assert "REPROBOX_CACHE" in (caught.value.hint or "")
+    with pytest.raises(PermissionError), cache.aside():
+        raise PermissionError(errno.EACCES, "of something else")
     with pytest.raises(IsADirectoryError), cache.aside():
         raise IsADirectoryError(errno.EISDIR, "a folder")
 
@@ -231,11 +241,3 @@ def test_a_note_is_written_whole(cache: Cache) -> None:
         cache.write_json(file, {"a": object()})
     assert json.loads(file.read_text()) == {"a": 4, "b": 3}
     assert files(cache) == ["layers/x.json"]
-
-
-def test_copying_hashes_what_went_through() -> None:
-    """What is copied is hashed and counted on the way."""
-    target = io.BytesIO()
-    data = bytes(range(256)) * 5000
-    assert copy_hashed(io.BytesIO(data), target) == (hashlib.sha256(data).hexdigest(), len(data))
-    assert target.getvalue() == data

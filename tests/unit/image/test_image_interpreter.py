@@ -161,10 +161,10 @@ def test_nothing_of_a_package_is_run(tmp_path: Path) -> None:
 
 
 LOADER = """#!/bin/sh
-# Stands in for a dynamic loader: takes --library-path PATH PYTHON, and starts the Python that runs the tests.
+# Stands in for a dynamic loader: takes --inhibit-cache --library-path PATH PYTHON, and starts the Python that runs the tests.
 echo started >> "{log}"
-[ "$1" = --library-path ] || exit 9
-shift 3
+[ "$1 $2" = "--inhibit-cache --library-path" ] || exit 9
+shift 4
 [ "$PYTHONHASHSEED" = 0 ] || exit 8
 unset PYTHONHOME
 exec "{python}" "$@"
@@ -184,11 +184,11 @@ def test_the_interpreter_is_started_by_its_own_loader(tmp_path: Path) -> None:
     """The command is the tree's loader with the tree's libraries and Python, without site and user packages."""
     command = Interpreter(tree=tmp_path, python="3.11.2", platform="linux-64", workers=1).command()
     assert command[0].startswith(str(tmp_path))
-    assert command[3] == str(tmp_path / "usr/bin/python3.11")
+    assert command[4] == str(tmp_path / "usr/bin/python3.11")
     assert {"-s", "-S", "-B"} <= set(command)
     arm = Interpreter(tree=tmp_path, python="3.9.1", platform="linux-aarch64", workers=1).command()
     assert "aarch64" in arm[0]
-    assert arm[3].endswith("python3.9")
+    assert arm[4].endswith("python3.9")
 
 
 def test_members_are_compiled_in_order(tmp_path: Path) -> None:

@@ -487,16 +487,12 @@ def test_a_place_is_written_once(tmp_path: Path, paths: tuple[str, str]) -> None
         unpack(*make_wheel(tmp_path, [(paths[0], b"one"), (paths[1], b"two")]))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="wheels.py:_require_plain_names looks at names in the archive, _place at equal places"
-)
 def test_a_place_is_no_file_and_folder(tmp_path: Path) -> None:
     """A file and a folder of one place are refused also where they come from different schemes."""
     with pytest.raises(BuildError):
         unpack(*make_wheel(tmp_path, {"a": b"one", f"{DATA}/purelib/a/b": b"two"}))
 
 
-@pytest.mark.xfail(strict=True, raises=BuildError, reason="wheels.py:_place refuses the INSTALLER that a wheel brings")
 def test_an_installer_file_of_a_wheel_is_replaced(tmp_path: Path) -> None:
     """What a wheel says of its installer (repacked wheels bring it) is replaced, as pip does, and stands once in RECORD."""
     layer = unpack(*make_wheel(tmp_path, {"a.py": b"", f"{INFO}/INSTALLER": b"conda\n"}))
@@ -504,7 +500,6 @@ def test_an_installer_file_of_a_wheel_is_replaced(tmp_path: Path) -> None:
     assert f"{SITE}/{INFO}/INSTALLER" in rows(layer)
 
 
-@pytest.mark.xfail(strict=True, raises=BuildError, reason="wheels.py:_place refuses a script beside its entry point")
 def test_an_entry_point_replaces_a_script_of_its_name(tmp_path: Path) -> None:
     """A wheel with both a script and an entry point of one name (old build tools make them) has the entry point, as pip."""
     members = {"a.py": b"", f"{DATA}/scripts/tool": b"#!python\nold\n"}
