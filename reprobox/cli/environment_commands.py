@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,15 +41,29 @@ def lock(
     exclude_newer: Annotated[
         str | None, typer.Option("--exclude-newer", metavar="DATE", help="Ignore what was published after DATE.")
     ] = None,
+    cuda: Annotated[
+        str | None,
+        typer.Option("--cuda", metavar="X.Y", help="Highest CUDA version that the drivers of your machines take."),
+    ] = None,
+    export: Annotated[
+        str | None,
+        typer.Option(
+            "--export", metavar="KIND", help="Print the lock as conda-lock, explicit or requirements; change nothing."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Pin an environment: environment.yml -> reprobox.lock."""
-    from reprobox.errors import LockStale
-    from reprobox.run.prepare import load_fresh_lock, lock_command, make_lock
+    from reprobox.env.export import EXPORT_KINDS, render_export
+    from reprobox.errors import LockStale, UsageError
+    from reprobox.run.locking import load_addresses, load_fresh_lock, lock_command, make_lock
+    from reprobox.run.resolve import LockOptions
 
     session: Session = context.obj
     entry = session.find_environment(environment)
-    if check:
+    if export is not None and export not in EXPORT_KINDS:
+        raise UsageError(f"--export {export!r} is not known", hint=f"one of {', '.join(EXPORT_KINDS)}")
+    if check or export:
         found = load_fresh_lock(entry, session.project)
         if found is None:
             raise LockStale(f"{entry.lock} does not exist", hint=lock_command(entry))
@@ -57,18 +72,28 @@ def lock(
             entry,
             session.project,
             session.client,
-            upgrade=tuple(upgrade or ()),
-            upgrade_all=upgrade_all,
-            upgrade_base=upgrade_base,
-            exclude_newer=exclude_newer,
+            LockOptions(
+                upgrade=tuple(upgrade or ()),
+                upgrade_all=upgrade_all,
+                upgrade_base=upgrade_base,
+                exclude_newer=exclude_newer,
+                cuda=cuda,
+            ),
         )
+    if export in EXPORT_KINDS:
+        addresses = {} if export == "requirements" else load_addresses(found, entry, session.client)
+        sys.stdout.write(render_export(found, export, addresses))
+        if export == "requirements" and found.conda:
+            say(f"note: {len(found.conda)} conda packages are not in it: a requirements file holds wheels alone")
+        return
     if as_json:
         print_document(_lock_document(entry, found))
         return
     if check:
         say(f"{entry.lock} matches {entry.environment.name}")
     else:
-        say(f"locked in {entry.lock}: {len(found.wheels)} wheels, {len(found.debian)} Debian packages")
+        conda = f"{len(found.conda)} conda packages, " if found.conda else ""
+        say(f"locked in {entry.lock}: {conda}{len(found.wheels)} wheels, {len(found.debian)} Debian packages")
     say(f"  lock  {found.digest}")
 
 
@@ -79,7 +104,7 @@ def _lock_document(entry: EnvironmentEntry, found: Lock) -> dict[str, Any]:
         "lock_digest": found.digest,
         "python": found.python,
         "platform": found.platform,
-        "packages": len(found.wheels) + len(found.debian),
+        "packages": len(found.wheels) + len(found.conda) + len(found.debian),
     }
 
 
@@ -101,7 +126,8 @@ def build(
     from reprobox.image.plan import plan_layers
     from reprobox.report.documents import render_build
     from reprobox.report.text import render_size, render_table
-    from reprobox.run.prepare import Prepared, build_layers, load_fresh_lock, make_lock, prepare_image, render_tag
+    from reprobox.run.locking import load_fresh_lock, make_lock
+    from reprobox.run.prepare import Prepared, build_layers, prepare_image, render_tag
 
     session: Session = context.obj
     target = _parse_output(output)
@@ -124,10 +150,11 @@ def build(
         )
     if prepared is None or target is not None:
         progress = make_progress(session.environ)
-        image, blobs, cached = build_layers(
-            found, client=session.client, cache=cache, progress=progress, workers=session.workers
+        written, blobs = build_layers(
+            entry, found, client=session.client, cache=cache, progress=progress, workers=session.workers
         )
-        prepared = prepared or Prepared(entry=entry, lock=found, image=image, reused=cached)
+        prepared = prepared or written
+        image = written.image
         if target is not None and target[0] == "oci":
             write_oci_layout(image, blobs, target[1])
         elif target is not None:
@@ -136,6 +163,8 @@ def build(
     if as_json:
         print_document(render_build(prepared, tuple(plan.title for plan in plans)))
         return
+    for note in prepared.notes:
+        say(f"note: {note}")
     image = prepared.image
     word = "unchanged" if prepared.reused else "built"
     say(f"{word} {entry.name}: {render_size(image.size_bytes)}, {len(plans)} layers")

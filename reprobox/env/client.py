@@ -13,7 +13,10 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from reprobox.env.channels import ChannelPlaces, CondaConfiguration, merge_configurations, parse_condarc
+from reprobox.env.pip_lines import PipOption
 from reprobox.errors import IndexUnreachable
 
 _APT_TEMPLATES = (Path("/usr/share/python-apt/templates/Debian.info"), Path("/usr/share/debootstrap/scripts/sid"))
@@ -28,12 +31,16 @@ class Client:
         cache: Folder of the cache; shared by all projects of a user.
         mirrors: The `[mirrors]` table of reprobox.toml.
         apt_templates: Files that may name Debian's own mirror.
+        named_channels: URLs of conda channels that the environment file itself gives.
+        pip_options: Options of pip that the environment file itself gives, such as further indexes.
     """
 
     environ: Mapping[str, str]
     cache: Path
-    mirrors: Mapping[str, str] = field(default_factory=dict)
+    mirrors: Mapping[str, Any] = field(default_factory=dict)
     apt_templates: tuple[Path, ...] = _APT_TEMPLATES
+    named_channels: tuple[str, ...] = ()
+    pip_options: tuple[PipOption, ...] = ()
 
 
 def parse_index_targets(text: str) -> tuple[str, ...]:
@@ -75,6 +82,29 @@ def find_debian_mirrors(client: Client) -> tuple[str, ...]:
             hint='name one: set REPROBOX_DEBIAN_MIRROR, or write `debian = "URL"` under [mirrors] in reprobox.toml',
         )
     return tuple(dict.fromkeys(mirrors))
+
+
+def load_channel_places(client: Client) -> ChannelPlaces:
+    """Load where conda channels are: reprobox.toml, and conda's own configuration files, as far as there are any.
+
+    Raises:
+        EnvironmentInvalid: A configuration file of conda is broken.
+    """
+    home = client.environ.get("HOME", "/nonexistent")
+    config = client.environ.get("XDG_CONFIG_HOME") or f"{home}/.config"
+    named = client.environ.get("CONDARC")
+    files = [named, f"{home}/.condarc", f"{home}/.conda/condarc", f"{config}/conda/condarc", "/etc/conda/condarc"]
+    found = []
+    for file in filter(None, files):
+        try:
+            text = Path(file).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        found.append(parse_condarc(text, source=file))
+    alias = client.environ.get("CONDA_CHANNEL_ALIAS")
+    if alias:
+        found.insert(0, CondaConfiguration(alias=alias))
+    return ChannelPlaces(mirrors=client.mirrors, configuration=merge_configurations(found), named=client.named_channels)
 
 
 def _ask_apt(client: Client) -> tuple[str, ...]:

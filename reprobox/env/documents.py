@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Any
 
 import yaml
@@ -24,6 +25,19 @@ def parse_yaml(text: str, *, source: str, hint: str) -> Any:
         EnvironmentInvalid: It is not valid YAML, with line and column where there are some.
     """
     return _guard(lambda: yaml.load(text, Loader=yaml.CSafeLoader), text, source, hint)
+
+
+def decode_text(data: bytes, *, source: str) -> str:
+    """Decode a text that a person or a shell saved: UTF-8, or UTF-16 as PowerShell's `>` writes it.
+
+    Raises:
+        EnvironmentInvalid: It is neither.
+    """
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise EnvironmentInvalid(f"{source}: cannot be read: {error}", hint="save it as UTF-8 text") from None
 
 
 def compose_yaml(text: str, *, source: str, hint: str) -> yaml.Node | None:

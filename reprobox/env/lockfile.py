@@ -10,11 +10,12 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NewType
+from typing import TYPE_CHECKING, Any, Literal, NewType
 
 import yaml
 
 from reprobox.env.bases import DebianPackage, parse_packages, render_packages, require_sha256, require_size
+from reprobox.env.channels import name_channel
 from reprobox.env.documents import parse_yaml
 from reprobox.errors import EnvironmentInvalid, LockStale
 
@@ -53,20 +54,51 @@ class Wheel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Requested:
-    """What a lock was made from: a note, to tell when it is stale.
+class CondaPackage:
+    """One locked conda package.
 
     Attributes:
-        sha256: Digest of the environment file's bytes; while it stays, nothing else needs to be compared.
+        name: Package name.
+        version: Version.
+        build: Build string.
+        channel: Name of the channel, never an address; where it is, the client's own configuration says.
+        subdir: Platform folder of the channel, such as "linux-64" or "noarch".
+        file: File name.
+        size_bytes: Size of the file.
+        sha256: Digest of the file, in hex.
+        md5: The same with MD5, in hex, or None: a note that other tools' lockfiles need.
+    """
+
+    name: str
+    version: str
+    build: str
+    channel: str
+    subdir: str
+    file: str
+    size_bytes: int
+    sha256: str
+    md5: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requested:
+    """What a lock was made from: a note, to tell when it is stale. It names no host.
+
+    Attributes:
+        sha256: Digest of the environment file's text; while it stays, nothing else needs to be compared.
         base: Name of the base.
-        python: Version prefix asked for, or None.
-        wheels: Requirements, sorted.
+        channels: Channels, in their order.
+        conda: Match specifications, sorted.
+        wheels: Requirements of the index, sorted.
+        others: References and options of pip, sorted; addresses in them are digested.
     """
 
     sha256: str
     base: str
-    python: str | None
-    wheels: tuple[str, ...]
+    channels: tuple[str, ...] = ()
+    conda: tuple[str, ...] = ()
+    wheels: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +110,11 @@ class Lock:
         layer_format: Version of the layer rules.
         virtual_packages: What the host or base provides, such as {"__glibc": "2.36"}.
         python: Exact version of the interpreter.
+        python_from: Whether the interpreter is a package of the base or of conda.
         omit: Path prefixes of Debian packages left out.
         keep: Exceptions from `omit`.
         debian: Debian packages, by name.
+        conda: Conda packages, by name.
         wheels: Wheels, by name.
         variables: Environment variables of the image, sorted.
         requested: Note: what it was made from.
@@ -98,30 +132,45 @@ class Lock:
     variables: tuple[tuple[str, str], ...]
     requested: Requested
     tools: tuple[tuple[str, str], ...]
+    python_from: Literal["base", "conda"] = "base"
+    conda: tuple[CondaPackage, ...] = ()
 
     @property
     def digest(self) -> LockDigest:
         """The environment's identity."""
-        return digest_pins(_pins(self))
+        pins = _pins(self)
+        for row in pins.get("conda", ()):
+            row.pop("md5", None)
+        return digest_pins(pins)
 
 
 def _pins(lock: Lock) -> dict[str, Any]:
+    conda = {"conda": [_conda_row(p) for p in sorted(lock.conda, key=lambda package: package.name)]}
     return {
         "platform": lock.platform,
         "layer_format": lock.layer_format,
         "virtual_packages": dict(lock.virtual_packages),
-        "python": {"version": lock.python, "from": "base"},
+        "python": {"version": lock.python, "from": lock.python_from},
         "base": {
             "omit": list(lock.omit),
             "keep": list(lock.keep),
             "packages": render_packages(lock.debian),
         },
+        **(conda if lock.conda else {}),
         "wheels": [
             {"name": w.name, "version": w.version, "file": w.file, "size": w.size_bytes, "sha256": w.sha256}
             for w in sorted(lock.wheels, key=lambda wheel: wheel.name)
         ],
         "variables": dict(lock.variables),
     }
+
+
+def _conda_row(package: CondaPackage) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": package.name, "version": package.version, "build": package.build, "channel": package.channel,
+        "subdir": package.subdir, "file": package.file, "size": package.size_bytes, "sha256": package.sha256,
+    }  # fmt: skip
+    return row if package.md5 is None else {**row, "md5": package.md5}
 
 
 def digest_pins(pins: dict[str, Any]) -> LockDigest:
@@ -138,8 +187,10 @@ def render_lock(lock: Lock) -> str:
         "requested": {
             "sha256": lock.requested.sha256,
             "base": lock.requested.base,
-            "python": lock.requested.python,
+            "channels": list(lock.requested.channels),
+            "conda": list(lock.requested.conda),
             "wheels": list(lock.requested.wheels),
+            "others": list(lock.requested.others),
         },
         "tools": dict(lock.tools),
     }
@@ -183,7 +234,8 @@ def parse_lock(text: str, *, source: str) -> Lock:
 def _read(document: dict[str, Any], source: str) -> Lock:
     requested = document["requested"]
     platform, python = document["platform"], document["python"]
-    if platform not in PLATFORMS or python["from"] != "base" or not re.fullmatch(r"\d+\.\d+\.\d+", python["version"]):
+    plain = re.fullmatch(r"\d+\.\d+\.\d+([a-z0-9.]*)", str(python["version"]))
+    if platform not in PLATFORMS or python["from"] not in ("base", "conda") or not plain:
         raise EnvironmentInvalid(
             f"{source}: platform {platform!r} with python {python!r} is nothing that this reprobox builds", hint=_RELOCK
         )
@@ -196,6 +248,14 @@ def _read(document: dict[str, Any], source: str) -> Lock:
         if wheel.name in wheels:
             raise EnvironmentInvalid(f"{source}: {wheel.name} stands twice", hint=_RELOCK)
         wheels[wheel.name] = wheel
+    conda: dict[str, CondaPackage] = {}
+    for row in document.get("conda", []):
+        package = _conda(row, source)
+        if package.name in conda:
+            raise EnvironmentInvalid(f"{source}: {package.name} stands twice", hint=_RELOCK)
+        conda[package.name] = package
+    if python["from"] == "conda" and getattr(conda.get("python"), "version", None) != python["version"]:
+        raise EnvironmentInvalid(f"{source}: python {python['version']} is not among its conda packages", hint=_RELOCK)
     return Lock(
         platform=platform,
         layer_format=int(document["layer_format"]),
@@ -204,13 +264,17 @@ def _read(document: dict[str, Any], source: str) -> Lock:
         omit=tuple(map(str, document["base"]["omit"])),
         keep=tuple(map(str, document["base"]["keep"])),
         debian=parse_packages(document["base"]["packages"], source=source),
+        python_from=python["from"],
+        conda=tuple(conda[name] for name in sorted(conda)),
         wheels=tuple(wheels[name] for name in sorted(wheels)),
         variables=tuple(sorted((str(k), str(v)) for k, v in document["variables"].items())),
         requested=Requested(
             sha256=str(requested["sha256"]),
             base=str(requested["base"]),
-            python=None if requested["python"] is None else str(requested["python"]),
+            channels=tuple(map(str, requested.get("channels", ()))),
+            conda=tuple(map(str, requested.get("conda", ()))),
             wheels=tuple(map(str, requested["wheels"])),
+            others=tuple(map(str, requested.get("others", ()))),
         ),
         tools=tuple(sorted((str(k), str(v)) for k, v in document.get("tools", {}).items())),
     )
@@ -230,11 +294,55 @@ def _wheel(row: dict[str, Any], source: str) -> Wheel:
     )
 
 
+def _conda(row: dict[str, Any], source: str) -> CondaPackage:
+    file = str(row["file"])
+    name, version, build, subdir = (str(row[key]) for key in ("name", "version", "build", "subdir"))
+    if file not in (f"{name}-{version}-{build}.conda", f"{name}-{version}-{build}.tar.bz2") or "/" in file:
+        raise EnvironmentInvalid(f"{source}: {file!r} is not the file of {name} {version} {build}", hint=_RELOCK)
+    if subdir not in (*PLATFORMS, "noarch"):
+        raise EnvironmentInvalid(f"{source}: {file} is for {subdir!r}, which is no platform here", hint=_RELOCK)
+    channel = str(row["channel"])
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_./-]*", channel) or ".." in channel.split("/"):
+        raise EnvironmentInvalid(f"{source}: {file} comes from {channel!r}, which is no channel", hint=_RELOCK)
+    md5 = row.get("md5")
+    if md5 is not None and not re.fullmatch(r"[0-9a-f]{32}", str(md5)):
+        raise EnvironmentInvalid(f"{source}: {file} has the md5 {md5!r}, which is none", hint=_RELOCK)
+    return CondaPackage(
+        name=name,
+        version=version,
+        build=build,
+        channel=channel,
+        subdir=subdir,
+        file=file,
+        size_bytes=require_size(row["size"], source=source, name=file),
+        sha256=require_sha256(row["sha256"], source=source, name=file),
+        md5=None if md5 is None else str(md5),
+    )
+
+
 def render_requested(spec: EnvironmentSpec, *, base: str) -> Requested:
     """Render what a specification asks for, as a lock notes it."""
     return Requested(
-        sha256=spec.sha256, base=base, python=spec.python, wheels=tuple(sorted(wheel.text for wheel in spec.wheels))
+        sha256=spec.sha256,
+        base=base,
+        channels=tuple(name_channel(channel) for channel in spec.channels) if not spec.base_suffices else (),
+        conda=tuple(sorted(requirement.shown for requirement in spec.conda)),
+        wheels=tuple(sorted(wheel.text for wheel in spec.wheels)),
+        others=tuple(sorted(text for text, _ in _others(spec))),
     )
+
+
+def _others(spec: EnvironmentSpec) -> list[tuple[str, int]]:
+    """References and options, each in one line without a host, with their lines in the file."""
+    references = [
+        (f"{r.kind} {r.name or ''} {_hide(r.address)} {r.revision or ''}".strip(), r.line) for r in spec.references
+    ]
+    return references + [(f"{option.kind} {_hide(option.value)}".strip(), option.line) for option in spec.options]
+
+
+def _hide(address: str) -> str:
+    """Give a path of the project as it is, and an address as a digest: a lock names no host."""
+    return address if "://" not in address and "@" not in address else hashlib.sha256(address.encode()).hexdigest()[:16]
 
 
 def require_fresh(lock: Lock, spec: EnvironmentSpec, *, base: str, source: str, command: str) -> None:
@@ -253,14 +361,15 @@ def require_fresh(lock: Lock, spec: EnvironmentSpec, *, base: str, source: str, 
     now = render_requested(spec, base=base)
     then = lock.requested
     lines = {wheel.text: wheel.line for wheel in spec.wheels}
-    findings = [
-        f"{spec.source}:{lines[text]}: {text} is not in the lock" for text in now.wheels if text not in then.wheels
-    ]
-    findings += [f"{source}: {text} is no longer in {spec.source}" for text in then.wheels if text not in now.wheels]
-    if now.python != then.python:
+    lines |= {requirement.shown: requirement.line for requirement in spec.conda}
+    lines |= dict(_others(spec))
+    asked, locked = (part.conda + part.wheels + part.others for part in (now, then))
+    findings = [f"{spec.source}:{lines[text]}: {text} is not in the lock" for text in asked if text not in locked]
+    findings += [f"{source}: {text} is no longer in {spec.source}" for text in locked if text not in asked]
+    if now.channels != then.channels:
         findings.append(
-            f"{spec.source}:{spec.python_line or 1}: python {now.python or '(any)'} is asked for, "
-            f"the lock was made for {then.python or '(any)'}"
+            f"{spec.source}: channels are {', '.join(now.channels) or '(none)'}, "
+            f"the lock was made with {', '.join(then.channels) or '(none)'}"
         )
     if now.base != then.base:
         findings.append(f"reprobox.toml: base {now.base} is asked for, the lock was made for {then.base}")

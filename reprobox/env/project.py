@@ -74,14 +74,14 @@ class Project:
         default: Environment that `run` takes when several exist, or None.
         environments: The `[env.*]` tables.
         run: The `[run]` table.
-        mirrors: The `[mirrors]` table: "pypi" and "debian" → URL.
+        mirrors: The `[mirrors]` table: "pypi", "debian" and "conda" → URL; "channels" → channel → URL.
     """
 
     root: Path
     default: str | None = None
     environments: dict[str, EnvironmentEntry] = field(default_factory=dict)
     run: RunDefaults = field(default_factory=RunDefaults)
-    mirrors: dict[str, str] = field(default_factory=dict)
+    mirrors: dict[str, Any] = field(default_factory=dict)
 
     @property
     def state(self) -> Path:
@@ -142,9 +142,13 @@ def parse_project(text: str, *, root: Path) -> Project:
     )
 
 
-def _mirrors(table: dict[str, Any]) -> dict[str, str]:
-    _require_keys(table, ("pypi", "debian"), "[mirrors]")
-    return {key: _optional_text(table, key) or "" for key in table}
+def _mirrors(table: dict[str, Any]) -> dict[str, Any]:
+    _require_keys(table, ("pypi", "debian", "conda", "channels"), "[mirrors]")
+    channels = _table(table, "channels")
+    found: dict[str, Any] = {key: _optional_text(table, key) or "" for key in table if key != "channels"}
+    if channels:
+        found["channels"] = {name: _optional_text(channels, name) or "" for name in channels}
+    return found
 
 
 def _run_value(key: str, value: Any) -> Any:

@@ -1,45 +1,42 @@
-"""Read `environment.yml` as people write it: YAML text in, an `EnvironmentSpec` out.
+"""Read `environment.yml` as people and `conda env export` write it: YAML text in, an `EnvironmentSpec` out. Pure.
 
-This first kind of environment is `python` plus a `pip:` section, with the interpreter taken from the base. Anything
-else that conda would install is named and refused; nothing is dropped in silence.
+Nothing is dropped in silence: what is not supported is refused with its line, what decides nothing becomes a note.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+import posixpath
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import yaml
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
 
+from reprobox.env.conda_specs import (
+    DEFAULTS,
+    CondaRequirement,
+    check_selector,
+    parse_channel,
+    parse_conda_requirement,
+)
 from reprobox.env.documents import compose_yaml
+from reprobox.env.pip_lines import (
+    Note,
+    PipOption,
+    Reference,
+    WheelRequirement,
+    parse_pip_line,
+    parse_wheel_requirement,
+    split_requirements,
+)
 from reprobox.errors import EnvironmentInvalid
 
-_CONDA_NAME = re.compile(
-    r"^\s*(?:(?P<channel>[\w./:-]+)::)?(?P<name>[A-Za-z0-9_.-]+?)\s*(?P<constraint>[=<>!~\[ ].*)?$"
-)
-_PYTHON_FUZZY = re.compile(r"^={1,2}\s*(?P<version>\d+(?:\.\d+)*)(?:\.\*)?(?:=[^=]*)?$")
-# What a base can stand in for: conda's own way of saying "an interpreter with an installer".
-_FROM_BASE = ("python", "pip")
 _SECTIONS = ("name", "channels", "dependencies", "variables", "prefix", "platforms", "category")
+_INCLUDES = 20
+"""Requirements files that one environment file may draw in; more are a circle."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WheelRequirement:
-    """One entry of the `pip:` section.
-
-    Attributes:
-        text: The requirement as PEP 508 text, without comments.
-        name: Its normalised project name.
-        line: 1-based line in the file that it came from.
-    """
-
-    text: str
-    name: str
-    line: int
+Include = Callable[[str], str | None]
+"""Gives the text of a file named relative to the environment file, or None where there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,97 +47,167 @@ class EnvironmentSpec:
         name: The file's `name:`, or None.
         source: The file's name as messages show it.
         sha256: Digest of the text, in hex.
-        python: Version prefix of the interpreter (such as "3.11"), or None for the base's own.
-        python_line: Where it stands, or None.
-        wheels: Requirements of the pip section, in file order.
+        channels: Names and URLs, in their order, without `nodefaults`; `defaults` where the file names none.
+        conda: What conda would install, python included, in file order.
+        wheels: What the package index answers, in file order.
+        references: What is given by address, commit or path.
+        options: Options of pip that shape what is found.
         variables: Environment variables to set in the image, in file order.
+        notes: What was passed over, for people.
     """
 
     name: str | None
     source: str
     sha256: str
-    python: str | None
-    python_line: int | None
-    wheels: tuple[WheelRequirement, ...]
-    variables: tuple[tuple[str, str], ...]
+    channels: tuple[str, ...] = (DEFAULTS,)
+    conda: tuple[CondaRequirement, ...] = ()
+    wheels: tuple[WheelRequirement, ...] = ()
+    references: tuple[Reference, ...] = ()
+    options: tuple[PipOption, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def pythons(self) -> tuple[CondaRequirement, ...]:
+        """What is asked of the interpreter."""
+        return tuple(requirement for requirement in self.conda if requirement.name == "python")
+
+    @property
+    def base_suffices(self) -> bool:
+        """Whether conda is asked for nothing but an interpreter and its installer, of any build and channel."""
+        return all(
+            requirement.name in ("python", "pip") and requirement.channel is None and requirement.is_version_only
+            for requirement in self.conda
+        )
 
 
-def _fail(source: str, node: yaml.Node, message: str, hint: str | None = None) -> EnvironmentInvalid:
-    return EnvironmentInvalid(f"{source}:{node.start_mark.line + 1}: {message}", hint=hint)
+@dataclass(slots=True)
+class _Draft:
+    conda: list[CondaRequirement] = field(default_factory=list)
+    wheels: list[WheelRequirement] = field(default_factory=list)
+    references: list[Reference] = field(default_factory=list)
+    options: list[PipOption] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    included: int = 0
 
 
-def parse_environment(text: str, *, source: str) -> EnvironmentSpec:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    """The file that is read, for messages and for what YAML drops."""
+
+    source: str
+    lines: tuple[str, ...]
+    platform: str
+    include: Include
+
+    def where(self, node: yaml.Node) -> str:
+        return f"{self.source}:{node.start_mark.line + 1}"
+
+    def fail(self, node: yaml.Node, message: str, hint: str | None = None) -> EnvironmentInvalid:
+        return EnvironmentInvalid(f"{self.where(node)}: {message}", hint=hint)
+
+    def selected(self, node: yaml.Node) -> bool:
+        line = node.start_mark.line
+        text = self.lines[line] if line < len(self.lines) else ""
+        return check_selector(text, platform=self.platform, where=self.where(node))
+
+
+def parse_environment(
+    text: str, *, source: str, platform: str = "linux-64", include: Include = lambda name: None
+) -> EnvironmentSpec:
     """Parse the text of an environment.yml.
 
     Args:
         text: The file's content.
         source: The file's name, for messages.
+        platform: Conda's name of the target, for selectors.
+        include: Gives the text of a file that the pip section draws in with -r or -c.
 
     Returns:
         What it asks for.
 
     Raises:
         EnvironmentInvalid: Broken YAML (with line and column), a key of the wrong shape, a requirement that cannot be
-            parsed, or one that this version cannot provide (each with file and line).
+            parsed, or one of another platform (each with file and line).
     """
     root = compose_yaml(text, source=source, hint=f"look at the indentation and quotes around that place in {source}")
     if root is None:
         raise EnvironmentInvalid(f"{source}: the file is empty", hint="write `dependencies:` with `- python=3.11`")
-    sections = dict(_mapping(root, source, "the file"))
+    file = _File(source=source, lines=tuple(text.splitlines()), platform=platform, include=include)
+    sections = dict(_mapping(root, file, "the file"))
+    draft = _Draft()
     for key, (key_node, _) in sections.items():
         if key not in _SECTIONS:
-            raise _fail(
-                source, key_node, f"unknown key {key!r}", f"keys of an environment file: {', '.join(_SECTIONS)}"
+            draft.notes.append(
+                Note(line=key_node.start_mark.line + 1, message=f"unknown key {key!r} is passed over, as conda does")
             )
-    name = _scalar(sections["name"][1], source, "name") if "name" in sections else ""
-    python: tuple[str | None, int | None] = (None, None)
-    wheels: list[WheelRequirement] = []
-    for item in _sequence(sections.get("dependencies"), source, "dependencies"):
+    for item in _sequence(sections.get("dependencies"), file, "dependencies"):
         if isinstance(item, yaml.MappingNode):
-            wheels.extend(_pip_section(item, source))
-            continue
-        name_, constraint = _conda_requirement(item, source)
-        if name_ == "python":
-            asked = _python_prefix(item, constraint, source)
-            if python[1] is not None and asked != python[0]:
-                raise _fail(source, item, f"python stands twice, also in line {python[1]}", "leave one of them out")
-            python = (asked, python[1] or item.start_mark.line + 1)
-    variables = tuple(
-        (key, _scalar(value, source, f"variables.{key}"))
-        for key, (_, value) in (
-            _mapping(sections["variables"][1], source, "variables") if "variables" in sections else []
-        )
-    )
+            _read_pip_section(item, file, draft)
+        elif file.selected(item):
+            requirement = parse_conda_requirement(
+                _scalar(item, file, "a dependency"), source=source, line=item.start_mark.line + 1
+            )
+            draft.conda.append(requirement)
+    name = _scalar(sections["name"][1], file, "name") if "name" in sections else ""
     return EnvironmentSpec(
         name=name.strip() or None,
         source=source,
         sha256=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
-        python=python[0],
-        python_line=python[1],
-        wheels=tuple(wheels),
-        variables=variables,
+        channels=_channels(sections.get("channels"), file),
+        conda=tuple(draft.conda),
+        wheels=tuple(draft.wheels),
+        references=tuple(draft.references),
+        options=tuple(draft.options),
+        variables=tuple(_variables(sections.get("variables"), file)),
+        notes=tuple(draft.notes),
     )
 
 
-def _mapping(node: yaml.Node, source: str, what: str) -> Iterator[tuple[str, tuple[yaml.Node, yaml.Node]]]:
+def _channels(entry: tuple[yaml.Node, yaml.Node] | None, file: _File) -> tuple[str, ...]:
+    names: dict[str, None] = {}
+    bare = False
+    for item in _sequence(entry, file, "channels"):
+        if not file.selected(item):
+            continue
+        name = _scalar(item, file, "a channel").strip()
+        if name == "nodefaults":
+            bare = True
+            continue
+        names.setdefault(parse_channel(name, where=file.where(item)))
+    if bare:
+        names.pop(DEFAULTS, None)
+    if not names and bare:
+        raise file.fail(entry[1] if entry else yaml.ScalarNode("", ""), "no channel is left beside nodefaults")
+    return tuple(names) or (DEFAULTS,)
+
+
+def _variables(entry: tuple[yaml.Node, yaml.Node] | None, file: _File) -> Iterator[tuple[str, str]]:
+    if entry is None or _is_null(entry[1]):
+        return
+    for key, (key_node, value) in _mapping(entry[1], file, "variables"):
+        if not key or "=" in key or "\0" in key:
+            raise file.fail(key_node, f"{key!r} is no name of a variable", "write NAME: value")
+        yield key, _scalar(value, file, f"variables.{key}")
+
+
+def _mapping(node: yaml.Node, file: _File, what: str) -> Iterator[tuple[str, tuple[yaml.Node, yaml.Node]]]:
     if not isinstance(node, yaml.MappingNode):
-        raise _fail(source, node, f"{what} must be a mapping of keys to values", "see the README for an example")
+        raise file.fail(node, f"{what} must be a mapping of keys to values", "see the README for an example")
     seen: set[str] = set()
     for key, value in node.value:
-        name = _scalar(key, source, "a key")
+        name = _scalar(key, file, "a key").strip()
         if name in seen:
-            raise _fail(source, key, f"key {name!r} stands twice", "merge the two sections")
+            raise file.fail(key, f"key {name!r} stands twice", "merge the two sections")
         seen.add(name)
         yield name, (key, value)
 
 
-def _sequence(entry: tuple[yaml.Node, yaml.Node] | None, source: str, what: str) -> list[yaml.Node]:
+def _sequence(entry: tuple[yaml.Node, yaml.Node] | None, file: _File, what: str) -> list[yaml.Node]:
     if entry is None or _is_null(entry[1]):
         return []
     if not isinstance(entry[1], yaml.SequenceNode):
-        raise _fail(
-            source, entry[1], f"{what} must be a list", f"write `{what}:` and below it lines that begin with `- `"
-        )
+        raise file.fail(entry[1], f"{what} must be a list", f"write `{what}:` and below it lines that begin with `- `")
     # A null item is what a bare "-" leaves behind; conda ignores it too.
     return [item for item in entry[1].value if not _is_null(item)]
 
@@ -149,79 +216,52 @@ def _is_null(node: yaml.Node) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null")
 
 
-def _scalar(node: yaml.Node, source: str, what: str) -> str:
+def _scalar(node: yaml.Node, file: _File, what: str) -> str:
     if not isinstance(node, yaml.ScalarNode):
         kind = "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
-        raise _fail(source, node, f"{what} must be a plain value, not {kind}", "write it as one word on that line")
+        raise file.fail(node, f"{what} must be a plain value, not {kind}", "write it as one word on that line")
     return "" if _is_null(node) else str(node.value)
 
 
-def _conda_requirement(node: yaml.Node, source: str) -> tuple[str, str]:
-    text = _scalar(node, source, "a dependency").strip()
-    found = _CONDA_NAME.match(text)
-    if not found:
-        raise _fail(source, node, f"cannot read the requirement {text!r}", "write it as name, name=1.2 or name>=1.2")
-    name = found["name"].lower()
-    if name not in _FROM_BASE:
-        raise _fail(
-            source,
-            node,
-            f"{text!r} is a conda package; this version takes only python and pip from the conda section",
-            f"move it below `- pip:` (as `- {found['name']}…`) if it is on the Python package index",
-        )
-    return name, (found["constraint"] or "").strip()
-
-
-def _python_prefix(node: yaml.Node, constraint: str, source: str) -> str | None:
-    if not constraint:
-        return None
-    found = _PYTHON_FUZZY.match(constraint)
-    if not found:
-        raise _fail(source, node, f"cannot read the python version {constraint!r}", "write it as python=3.11")
-    return found["version"]
-
-
-def _pip_section(node: yaml.MappingNode, source: str) -> Iterator[WheelRequirement]:
-    for key, (key_node, value) in _mapping(node, source, "this entry of dependencies"):
+def _read_pip_section(node: yaml.MappingNode, file: _File, draft: _Draft) -> None:
+    for key, (key_node, value) in _mapping(node, file, "this entry of dependencies"):
         if key != "pip":
-            raise _fail(
-                source, key_node, f"unknown section {key!r} in dependencies", "the only nested section is `pip:`"
+            version = value.value if isinstance(value, yaml.ScalarNode) else ""
+            raise file.fail(
+                key_node,
+                f"unknown section {key!r} in dependencies",
+                f"write - {key}={version}" if version else "the only nested section is `pip:`",
             )
-        for item in _sequence((key_node, value), source, "pip"):
-            text = re.sub(r"(^|\s)#.*$", "", _scalar(item, source, "a pip requirement")).strip()
-            if text:
-                yield parse_wheel_requirement(text, source=source, line=item.start_mark.line + 1)
+        for item in _sequence((key_node, value), file, "pip"):
+            if file.selected(item):
+                text = _scalar(item, file, "a pip requirement")
+                _read_pip_line(text, file.source, item.start_mark.line + 1, ".", file.include, draft)
 
 
-def parse_wheel_requirement(text: str, *, source: str, line: int) -> WheelRequirement:
-    """Parse one requirement of a pip section.
-
-    Args:
-        text: PEP 508 text.
-        source: The file's name, for messages.
-        line: 1-based line, for messages.
-
-    Raises:
-        EnvironmentInvalid: It is an option, a path, a URL, or not PEP 508.
-    """
-    where = f"{source}:{line}"
-    if text.startswith("-"):
-        option = text.split()[0].split("=")[0]
-        raise EnvironmentInvalid(
-            f"{where}: pip option {option!r} is not supported in the pip section: {text!r}",
-            hint="name another index under [mirrors] in reprobox.toml; the project's own code needs no -e: it is "
-            "always in the working folder",
-        )
-    try:
-        requirement = Requirement(text)
-    except (InvalidRequirement, RecursionError) as error:
-        single = re.match(r"^([A-Za-z0-9_.-]+)\s*=\s*([^=].*)$", text)
-        hint = f"write it as {single[1]}=={single[2]}" if single else "write it as name==1.2, name>=1.2 or name"
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
-        raise EnvironmentInvalid(f"{where}: cannot read the requirement {text[:200]!r}: {reason}", hint=hint) from None
-    if requirement.url:
-        raise EnvironmentInvalid(
-            f"{where}: {requirement.name} is given by address; this version takes wheels from the index only",
-            hint=f"write {requirement.name}==VERSION, if a release of it is on the index",
-        )
-    return WheelRequirement(text=str(requirement), name=canonicalize_name(requirement.name), line=line)
+def _read_pip_line(text: str, source: str, line: int, folder: str, include: Include, draft: _Draft) -> None:
+    found = parse_pip_line(text, source=source, line=line)
+    draft.notes.extend(found.notes)
+    for item in found.items:
+        if isinstance(item, WheelRequirement):
+            draft.wheels.append(item)
+        else:
+            draft.references.append(item)
+    for option in found.options:
+        if option.kind not in ("include", "constraint"):
+            draft.options.append(option)
+            continue
+        name = posixpath.normpath(posixpath.join(folder, option.value))
+        content = include(name)
+        draft.included += 1
+        if content is None:
+            raise EnvironmentInvalid(
+                f"{source}:{line}: {option.value!r} cannot be read", hint="write the file, or its lines here"
+            )
+        if draft.included > _INCLUDES:
+            raise EnvironmentInvalid(f"{source}:{line}: requirements files draw each other in without an end")
+        for number, row in split_requirements(content):
+            if option.kind == "constraint":
+                limit = parse_wheel_requirement(row, source=name, line=number)
+                draft.options.append(PipOption(kind="constraint", value=limit.text, line=line))
+            else:
+                _read_pip_line(row, name, number, posixpath.dirname(name) or ".", include, draft)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +14,11 @@ from reprobox.env.client import Client
 from reprobox.env.lockfile import Lock
 from reprobox.errors import BuildError, Interrupted
 from reprobox.image.cache import Cache, CachedLayer
-from reprobox.image.debian import Entry, extract_tree, load_tree, write_tree
-from reprobox.image.interpreter import Interpreter, render_library_cache
-from reprobox.image.layers import LayerWriter
-from reprobox.image.places import PREFIX, site_packages
+from reprobox.image.make import LayerMaker, list_packages
 from reprobox.image.plan import LayerPlan, plan_layers
 
 _DOWNLOADS = 8
+_DOWNLOAD_TASK, _LAYER_TASK = "packages", "layers"
 
 
 class Progress(Protocol):
@@ -111,67 +108,24 @@ def start_build(lock: Lock, *, client: Client, cache: Cache, progress: Progress,
             f"an image for {lock.platform} cannot be built on {os.uname().sysname} {os.uname().machine}",
             hint="build it on a Linux machine of that kind",
         )
-    from reprobox.image.fetch import Fetcher
-
     plans = plan_layers(lock)
     cached = [cache.find_layer(plan.key) for plan in plans]
     missing = [plan for plan, layer in zip(plans, cached, strict=True) if layer is None]
-    needs_tree = any(plan.kind != "skeleton" for plan in missing)
-    # With the base unpacked and its layer written, nothing asks for its packages again.
-    needs_debian = cached[0] is None or (needs_tree and cache.find_tree(plans[0].key) is None)
-    debian = plans[0].debian if needs_debian else ()
-    wheels = [wheel for plan in missing for wheel in plan.wheels]
-    download_task, layer_task = "packages", "layers"
-    total = sum(p.size_bytes for p in debian) + sum(w.size_bytes for w in wheels)
-    if missing:
-        progress.start(download_task, total)
-        progress.start(layer_task, len(missing))
     build = Build(plans=plans)
-
-    def advance(size: int) -> None:
-        build.check()
-        progress.advance(download_task, size)
-
-    fetcher = Fetcher(lock, client=client, cache=cache, advance=advance)
-    downloads = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="fetch")
     makers = ThreadPoolExecutor(workers, thread_name_prefix="layer")
-    base = ThreadPoolExecutor(1, thread_name_prefix="base")
-    fetched_debian = {package: downloads.submit(fetcher.fetch_debian, package) for package in debian}
-    # Largest first: the longest download decides when the build can end.
-    order = sorted(wheels, key=lambda wheel: -wheel.size_bytes)
-    fetched_wheels = {wheel: downloads.submit(fetcher.fetch_wheel, wheel) for wheel in order}
-    build.packages = (*fetched_debian.values(), *fetched_wheels.values())
-    build._pools = (downloads, makers, base)
-
-    def tree() -> Interpreter:
-        files = [(package, future.result()) for package, future in fetched_debian.items()]
-        folder = _unpacked_base(plans[0], files, lock, cache)
-        return Interpreter(tree=folder, python=lock.python, platform=lock.platform, workers=workers)
-
-    interpreter = base.submit(tree) if needs_tree else None
+    downloads = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="fetch")
+    trees = ThreadPoolExecutor(1, thread_name_prefix="tree")
+    build._pools = (downloads, makers, trees)
+    packages = _start_downloads(lock, missing, build, downloads, client=client, cache=cache, progress=progress)
+    build.packages = tuple(packages.values())
+    unpacking = LayerMaker(lock=lock, cache=cache, packages=packages, workers=workers, check=build.check, pool=trees)
+    if missing:
+        progress.start(_LAYER_TASK, len(missing))
 
     def make(plan: LayerPlan) -> CachedLayer:
-        from reprobox.image.wheels import write_wheel
-
-        archives = [fetched_wheels[wheel].result() for wheel in plan.wheels]
-        with cache.aside() as folder:
-            part = folder / "layer.tar"
-            with part.open("wb") as stream:
-                writer = LayerWriter(stream, check=build.check)
-                if plan.kind == "skeleton":
-                    _write_skeleton(writer, lock)
-                elif interpreter is not None:
-                    python = interpreter.result()
-                    if plan.kind == "base":
-                        _write_base(writer, plan, fetched_debian, lock, python)
-                    for wheel, archive in zip(plan.wheels, archives, strict=True):
-                        write_wheel(
-                            wheel, archive, writer=writer, python=lock.python, compile_sources=python.compile_sources
-                        )
-                digest = writer.finish()
-            layer = cache.keep_layer(plan.key, digest, part)
+        layer = unpacking.make_layer(plan)
         build.built.append(plan.title)
-        progress.advance(layer_task, 1)
+        progress.advance(_LAYER_TASK, 1)
         return layer
 
     futures: list[Future[CachedLayer]] = []
@@ -186,42 +140,26 @@ def start_build(lock: Lock, *, client: Client, cache: Cache, progress: Progress,
     return build
 
 
-def _unpacked_base(plan: LayerPlan, files: Sequence[tuple[DebianPackage, Path]], lock: Lock, cache: Cache) -> Path:
-    found = cache.find_tree(plan.key)
-    if found:
-        return found
-    with cache.aside() as folder:
-        tree = folder / "tree"
-        tree.mkdir()
-        extract_tree(load_tree(files, omit=lock.omit, keep=lock.keep), tree)
-        render_library_cache(tree)
-        return cache.keep_tree(plan.key, tree)
+def _start_downloads(
+    lock: Lock, missing: list[LayerPlan], build: Build, pool: ThreadPoolExecutor, *, client: Client, cache: Cache,
+    progress: Progress,
+) -> dict[str, Future[Path]]:  # fmt: skip
+    """Begin to fetch what the missing layers are made from.
 
+    Returns:
+        sha256 of each package → its file, ready at different times.
+    """
+    from reprobox.image.fetch import Fetcher
 
-def _write_base(
-    writer: LayerWriter, plan: LayerPlan, fetched: dict[DebianPackage, Future[Path]], lock: Lock, python: Interpreter
-) -> None:
-    files = [(package, fetched[package].result()) for package in plan.debian]
-    tree = load_tree(files, omit=lock.omit, keep=lock.keep)
-    tree["etc/ld.so.cache"] = Entry(kind="file", content=(python.tree / "etc/ld.so.cache").read_bytes())
-    short = ".".join(lock.python.split(".")[:2])
-    library = f"usr/lib/python{short}/"
-    sources = [
-        path for path in sorted(tree) if path.startswith(library) and path.endswith(".py") and tree[path].kind == "file"
-    ]
-    tag = "cpython-" + short.replace(".", "")
-    for path, code in zip(sources, python.compile_sources(python.tree, [(p, "/" + p) for p in sources]), strict=True):
-        if code is not None:
-            parent, _, name = path.rpartition("/")
-            tree[f"{parent}/__pycache__/{name[:-3]}.{tag}.pyc"] = Entry(kind="file", content=code)
-    write_tree(tree, writer)
+    wanted = list_packages(lock, missing, cache)
+    if missing:
+        progress.start(_DOWNLOAD_TASK, sum(package.size_bytes for package in wanted))
 
+    def advance(size: int) -> None:
+        build.check()
+        progress.advance(_DOWNLOAD_TASK, size)
 
-def _write_skeleton(writer: LayerWriter, lock: Lock) -> None:
-    short = ".".join(lock.python.split(".")[:2])
-    text = f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {lock.python}\n".encode()
-    writer.add_file(f"{PREFIX}/pyvenv.cfg", text, size=len(text))
-    writer.add_symlink(f"{PREFIX}/bin/python", f"/usr/bin/python{short}")
-    for name in ("python3", f"python{short}"):
-        writer.add_symlink(f"{PREFIX}/bin/{name}", "python")
-    writer.add_directory(site_packages(lock.python))
+    fetcher = Fetcher(lock, client=client, cache=cache, advance=advance)
+    # The base first, because everything waits for it; then the largest, which decides when the build can end.
+    order = sorted(wanted, key=lambda package: (not isinstance(package, DebianPackage), -package.size_bytes))
+    return {package.sha256: pool.submit(fetcher.fetch, package) for package in order}

@@ -14,13 +14,15 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from reprobox.errors import BuildError
-from reprobox.image.layers import DiffId, LayerDigest
+from reprobox.image.layers import DiffId, LayerDigest, LayerExtras
 from reprobox.image.plan import LayerKey
+
+_NO_EXTRAS = LayerExtras()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +32,12 @@ class CachedLayer:
     Attributes:
         digest: What it is.
         path: The uncompressed tar.
+        extras: What its packages want beside their files.
     """
 
     digest: LayerDigest
     path: Path
+    extras: LayerExtras = _NO_EXTRAS
 
 
 class Cache:
@@ -69,6 +73,7 @@ class Cache:
             return None
         try:
             digest = LayerDigest(diff_id=DiffId(note["diff_id"]), size_bytes=note["size_bytes"], files=note["files"])
+            extras = _read_extras(note.get("extras", {}))
             path = self.blob_path(digest.diff_id)
         except (KeyError, TypeError, AttributeError):
             return None
@@ -76,22 +81,29 @@ class Cache:
             whole = path.stat().st_size == digest.size_bytes
         except OSError:
             return None
-        return CachedLayer(digest=digest, path=path) if whole else None
+        return CachedLayer(digest=digest, path=path, extras=extras) if whole else None
 
     def blob_path(self, diff_id: DiffId) -> Path:
         """Where the layer with this digest lies, or would."""
         return self.root / "blobs" / diff_id.removeprefix("sha256:")
 
-    def keep_layer(self, key: LayerKey, digest: LayerDigest, written: Path) -> CachedLayer:
+    def keep_layer(
+        self, key: LayerKey, digest: LayerDigest, written: Path, extras: LayerExtras = _NO_EXTRAS
+    ) -> CachedLayer:
         """Take a written layer into the cache."""
         path = self.blob_path(digest.diff_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         written.replace(path)
         self.write_json(
             self.root / "layers" / f"{key}.json",
-            {"diff_id": digest.diff_id, "size_bytes": digest.size_bytes, "files": digest.files},
+            {
+                "diff_id": digest.diff_id,
+                "size_bytes": digest.size_bytes,
+                "files": digest.files,
+                **({"extras": asdict(extras)} if extras != _NO_EXTRAS else {}),
+            },
         )
-        return CachedLayer(digest=digest, path=path)
+        return CachedLayer(digest=digest, path=path, extras=extras)
 
     def check_blob(self, diff_id: DiffId) -> bool:
         """Check that a layer's bytes still hash to its name; one that does not is removed."""
@@ -170,3 +182,11 @@ class Cache:
         aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         aside.write_text(json.dumps(value, sort_keys=True), encoding="utf-8")
         aside.replace(path)
+
+
+def _read_extras(note: dict[str, Any]) -> LayerExtras:
+    return LayerExtras(
+        variables=tuple((str(name), str(value)) for name, value in note.get("variables", ())),
+        activation=tuple((str(path), str(text)) for path, text in note.get("activation", ())),
+        link_scripts=tuple(map(str, note.get("link_scripts", ()))),
+    )

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from reprobox.env.bases import DebianPackage
-from reprobox.env.client import Client, find_debian_mirrors
-from reprobox.env.lockfile import Lock, Wheel
-from reprobox.env.solve import locate_wheels
+from reprobox.env.channels import ChannelPlaces, hide_credentials
+from reprobox.env.client import Client, find_debian_mirrors, load_channel_places
+from reprobox.env.lockfile import CondaPackage, Lock, Wheel
+from reprobox.env.solve_wheels import locate_wheels
 from reprobox.errors import ArtefactAltered, IndexUnreachable
 from reprobox.image.cache import Cache
 from reprobox.image.debian import file_name
@@ -21,6 +22,72 @@ _TRIES = 3
 _CHUNK = 1 << 20
 
 Advance = Callable[[int], None]
+
+
+def measure_package(address: str, *, client: Client, cache: Cache) -> tuple[str, str, int]:
+    """Fetch a file whose digest is not known yet, and keep it in the cache.
+
+    Returns:
+        Its sha256 and md5, in hex, and its size in bytes.
+
+    Raises:
+        IndexUnreachable: It cannot be fetched.
+    """
+    import requests
+
+    fetcher = _Transfer(client)
+    sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+    with cache.aside() as folder:
+        part = folder / "part"
+        try:
+            with part.open("wb") as stream:
+                for chunk in fetcher.chunks(address):
+                    sha256.update(chunk)
+                    md5.update(chunk)
+                    size += len(chunk)
+                    stream.write(chunk)
+        except (requests.RequestException, FileNotFoundError) as error:
+            raise IndexUnreachable(
+                f"{address.rsplit('/', 1)[-1]} cannot be fetched: {hide_credentials(str(error))}",
+                hint="check the network, or name a channel that still has it under [mirrors.channels] in reprobox.toml",
+            ) from None
+        final = cache.package_path(sha256.hexdigest())
+        final.parent.mkdir(parents=True, exist_ok=True)
+        part.replace(final)
+    return sha256.hexdigest(), md5.hexdigest(), size
+
+
+class _Transfer:
+    """Streams files from addresses; may be used by several threads."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._local = threading.local()
+
+    def chunks(self, address: str) -> Iterable[bytes]:
+        """Stream the bytes at an address.
+
+        Raises:
+            requests.RequestException: It does not answer, or has no such file.
+            OSError: A local file cannot be read.
+        """
+        if address.startswith("file://"):
+            from urllib.parse import unquote, urlsplit
+
+            with Path(unquote(urlsplit(address).path)).open("rb") as stream:
+                while chunk := stream.read(_CHUNK):
+                    yield chunk
+            return
+        with self._session().get(address, stream=True, timeout=_TIMEOUT_S) as answer:
+            answer.raise_for_status()
+            yield from answer.iter_content(_CHUNK)
+
+    def _session(self) -> Any:
+        import requests
+
+        if not hasattr(self._local, "session"):
+            self._local.session = requests.Session()
+        return self._local.session
 
 
 class Fetcher:
@@ -41,7 +108,44 @@ class Fetcher:
         self._mutex = threading.Lock()
         self._addresses: dict[str, str] = {}
         self._mirrors: tuple[str, ...] | None = None
-        self._local = threading.local()
+        self._transfer = _Transfer(client)
+        self._channels: ChannelPlaces | None = None
+
+    def fetch(self, package: DebianPackage | CondaPackage | Wheel) -> Path:
+        """Have a package in the cache, whatever manager it is of.
+
+        Raises:
+            ArtefactAltered: What is given does not hash to what the lock says.
+            IndexUnreachable: It cannot be fetched, or is gone.
+        """
+        match package:
+            case DebianPackage():
+                return self.fetch_debian(package)
+            case CondaPackage():
+                return self.fetch_conda(package)
+            case Wheel():
+                return self.fetch_wheel(package)
+
+    def fetch_conda(self, package: CondaPackage) -> Path:
+        """Have a conda package in the cache.
+
+        Raises:
+            ArtefactAltered: What the channel gives does not hash to what the lock says.
+            IndexUnreachable: It cannot be fetched, or is gone from the channel.
+        """
+        found = self._cache.find_package(package.sha256)
+        if found:
+            self._advance(package.size_bytes)
+            return found
+        with self._mutex:
+            if self._channels is None:
+                self._channels = load_channel_places(self._client)
+        address = f"{self._channels.find_url(package.channel)}/{package.subdir}/{package.file}"
+        hint = (
+            f"lock again: reprobox lock --upgrade {package.name}; or name a channel that still has it under "
+            "[mirrors.channels] in reprobox.toml"
+        )
+        return self._fetch([address], name=package.file, sha256=package.sha256, gone_hint=hint)
 
     def fetch_wheel(self, wheel: Wheel) -> Path:
         """Have a wheel in the cache.
@@ -93,7 +197,14 @@ class Fetcher:
         addresses = [f"{mirror}/{package.file}" for mirror in self._mirrors]
         return self._fetch(addresses, name=file_name(package), sha256=package.sha256)
 
-    def _fetch(self, addresses: Iterable[str], *, name: str, sha256: str) -> Path:
+    def _fetch(
+        self,
+        addresses: Iterable[str],
+        *,
+        name: str,
+        sha256: str,
+        gone_hint: str = "it was superseded; lock the base anew: reprobox lock --upgrade-base",
+    ) -> Path:
         import requests
 
         problems: list[str] = []
@@ -114,12 +225,12 @@ class Fetcher:
                 except (requests.RequestException, OSError) as error:
                     if isinstance(error, OSError) and error.errno == 28:
                         raise
-                    problems.append(f"{type(error).__name__}: {error}")
+                    problems.append(hide_credentials(f"{type(error).__name__}: {error}"))
         if altered:
             raise altered
         hint = "check the network, or name a mirror under [mirrors] in reprobox.toml"
         if gone:
-            hint = "it was superseded; lock the base anew: reprobox lock --upgrade-base"
+            hint = gone_hint
         raise IndexUnreachable(f"{name} cannot be fetched: {problems[-1] if problems else 'no address'}", hint=hint)
 
     def _fetch_once(self, address: str, *, name: str, sha256: str) -> Path:
@@ -128,7 +239,7 @@ class Fetcher:
         with self._cache.aside() as folder:
             part = folder / "part"
             with part.open("wb") as stream:
-                for chunk in self._chunks(address):
+                for chunk in self._transfer.chunks(address):
                     digest.update(chunk)
                     stream.write(chunk)
                     self._advance(len(chunk))
@@ -141,22 +252,3 @@ class Fetcher:
             final.parent.mkdir(parents=True, exist_ok=True)
             part.replace(final)
         return final
-
-    def _chunks(self, address: str) -> Iterable[bytes]:
-        if address.startswith("file://"):
-            from urllib.parse import unquote, urlsplit
-
-            with Path(unquote(urlsplit(address).path)).open("rb") as stream:
-                while chunk := stream.read(_CHUNK):
-                    yield chunk
-            return
-        with self._session().get(address, stream=True, timeout=_TIMEOUT_S) as answer:
-            answer.raise_for_status()
-            yield from answer.iter_content(_CHUNK)
-
-    def _session(self) -> Any:
-        import requests
-
-        if not hasattr(self._local, "session"):
-            self._local.session = requests.Session()
-        return self._local.session

@@ -28,28 +28,37 @@ _LOADERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interpreter:
-    """A base's tree on disk, with a Python in it.
+    """A Python on disk: a base's own, or a conda package that runs on the base's C library.
 
     Attributes:
-        tree: The folder.
+        tree: The base's folder.
         python: Exact version, such as "3.11.2".
         platform: Conda's name of what it runs on.
         workers: Processes at once.
+        prefix: Folder of the interpreter's conda package; None for the base's own interpreter.
     """
 
     tree: Path
     python: str
     platform: str
     workers: int
+    prefix: Path | None = None
+
+    @property
+    def home(self) -> Path:
+        """What Python takes for its own prefix."""
+        return self.prefix or self.tree / "usr"
 
     def command(self) -> list[str]:
         """The start of a command line that runs this interpreter here."""
         triplet, loader = _LOADERS[self.platform]
         libraries = self.tree / "usr/lib" / triplet
         short = ".".join(self.python.split(".")[:2])
+        # The base's libraries stand in for those that a conda interpreter would find among other packages.
+        places = [str(self.prefix / "lib"), str(libraries)] if self.prefix else [str(libraries)]
         return [
-            str(libraries / loader), "--inhibit-cache", "--library-path", str(libraries),
-            str(self.tree / f"usr/bin/python{short}"), "-s", "-S", "-B",
+            str(libraries / loader), "--inhibit-cache", "--library-path", ":".join(places),
+            str(self.home / f"bin/python{short}"), "-s", "-S", "-B",
         ]  # fmt: skip
 
     def compile_sources(self, archive: Path, members: Sequence[tuple[str, str]]) -> list[bytes | None]:
@@ -82,7 +91,7 @@ class Interpreter:
 
     def _compile_piece(self, script: Path, archive: Path, members: list[tuple[str, str]]) -> list[bytes | None]:
         job = json.dumps({"archive": str(archive), "members": members}).encode()
-        environment = {"PYTHONHOME": str(self.tree / "usr"), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
+        environment = {"PYTHONHOME": str(self.home), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
         try:
             done = subprocess.run(
                 [*self.command(), str(script)], input=job, capture_output=True, check=False, env=environment

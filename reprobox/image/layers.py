@@ -41,6 +41,21 @@ class LayerDigest:
     files: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerExtras:
+    """What a layer's packages want beside their files.
+
+    Attributes:
+        variables: Environment variables that they set, in order.
+        activation: Paths and texts of scripts that a shell would source at activation, by path.
+        link_scripts: Paths of scripts that conda would run at link time; they were not run.
+    """
+
+    variables: tuple[tuple[str, str], ...] = ()
+    activation: tuple[tuple[str, str], ...] = ()
+    link_scripts: tuple[str, ...] = ()
+
+
 def check_path(path: str, *, package: str) -> str:
     """Check that a package's path stays inside the image, and return it without "./" and doubled slashes.
 

@@ -17,6 +17,7 @@ from typing import Any, NewType
 
 from reprobox.env.lockfile import Lock
 from reprobox.errors import ArtefactAltered, BuildError
+from reprobox.image.activation import capture_activation
 from reprobox.image.cache import CachedLayer
 from reprobox.image.layers import DiffId
 from reprobox.image.places import PREFIX
@@ -75,17 +76,37 @@ def _json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
-def render_environment(lock: Lock) -> dict[str, str]:
-    """Render the environment variables of an image."""
-    return {
+def render_environment(lock: Lock, layers: Sequence[CachedLayer] = ()) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Render the environment variables of an image.
+
+    Returns:
+        Name → value, and a sentence for each activation script whose effect could not be captured.
+    """
+    variables = {
         "PATH": f"/{PREFIX}/bin:/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
         "LC_ALL": "C.UTF-8",
         "TZ": "UTC",
         "SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt",
-        "VIRTUAL_ENV": f"/{PREFIX}",
-        **dict(lock.variables),
+        **({"CONDA_PREFIX": f"/{PREFIX}"} if lock.python_from == "conda" else {"VIRTUAL_ENV": f"/{PREFIX}"}),
     }
+    for layer in layers:
+        variables |= dict(layer.extras.variables)
+    problems = []
+    # conda sources them by name, whatever package they are of.
+    for path, text in sorted(script for layer in layers for script in layer.extras.activation):
+        found = capture_activation(text, environment=variables)
+        variables |= found.variables
+        if found.unknown:
+            problems.append(f"{path} does more than set variables, and was not captured: {found.unknown[0]}")
+    return {**variables, **dict(lock.variables)}, tuple(problems)
+
+
+def list_omissions(lock: Lock, layers: Sequence[CachedLayer]) -> tuple[str, ...]:
+    """List what conda would have done at installation and activation, and was not done; a sentence each."""
+    scripts = [path for layer in layers for path in layer.extras.link_scripts]
+    told = [f"{path} was not run: scripts at link time are off" for path in sorted(scripts)]
+    return (*told, *render_environment(lock, layers)[1])
 
 
 def render_image(
@@ -114,7 +135,7 @@ def render_image(
         "os": "linux",
         "created": CREATED,
         "config": {
-            "Env": [f"{key}={value}" for key, value in sorted(render_environment(lock).items())],
+            "Env": [f"{key}={value}" for key, value in sorted(render_environment(lock, layers)[0].items())],
             "Cmd": ["python"],
             "WorkingDir": "/work",
             "Labels": labels,

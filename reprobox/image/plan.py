@@ -1,25 +1,33 @@
-"""Decide which package goes into which layer. Pure.
+"""Decide which package goes into which layer, and why. Pure: a lock in, plans out.
 
-Order and grouping follow size and rate of change. An engine identifies a layer by all that lies below it, so what
-changes rarely and costs most to move lies lowest: the base, the environment's skeleton, each big wheel alone (largest
-first), then the small wheels in a fixed number of groups. A small wheel's group is chosen by its name alone, so that a
-new version, or a new neighbour, moves one group and not all.
+A layer's key digests everything that its bytes follow from, so equal keys mean equal bytes, on every machine. Layers
+that change seldom lie below those that change often; big packages lie alone, so that a changed one moves nothing else;
+small ones are grouped by a hash of their name, so that a new one moves one group. Conda packages lie below wheels, as
+pip puts wheels on top of an environment.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NewType
+from typing import Literal, NewType, Protocol, TypeVar
 
 from reprobox.env.bases import DebianPackage
-from reprobox.env.lockfile import Lock, Wheel
+from reprobox.env.lockfile import CondaPackage, Lock, Wheel
 
 LayerKey = NewType("LayerKey", str)
 """sha256, in hex, over everything that a layer is made from."""
 
+Package = DebianPackage | CondaPackage | Wheel
+Kind = Literal["base", "skeleton", "conda", "wheels"]
+
 BIG_WHEEL_BYTES = 4_000_000
+MAX_ALONE = 60
+"""Packages of one manager that get a layer of their own; engines hold 125 layers at most."""
+
 SMALL_GROUPS = 8
 _INTERPRETER_PREFIXES = ("python3", "libpython3")
 
@@ -29,26 +37,48 @@ class LayerPlan:
     """One layer to be.
 
     Attributes:
-        kind: "base" (Debian packages), "skeleton" (the environment's empty prefix) or "wheels".
+        kind: "base" (Debian packages), "skeleton" (the environment's empty prefix), "conda" or "wheels".
         key: What it is made from, digested.
         reason: Why these packages are together, for people.
         debian: Its Debian packages, by name.
+        conda: Its conda packages, by name.
         wheels: Its wheels, by name.
     """
 
-    kind: Literal["base", "skeleton", "wheels"]
+    kind: Kind
     key: LayerKey
     reason: str
     debian: tuple[DebianPackage, ...] = ()
+    conda: tuple[CondaPackage, ...] = ()
     wheels: tuple[Wheel, ...] = ()
+
+    @property
+    def packages(self) -> tuple[Package, ...]:
+        """All its packages, of whatever manager."""
+        return (*self.debian, *self.conda, *self.wheels)
 
     @property
     def title(self) -> str:
         """A few words for progress and listings."""
-        names = [p.name for p in self.debian] or [w.name for w in self.wheels]
-        if len(names) == 1:
-            return names[0]
-        return f"{self.kind} ({len(names)} packages)" if names else self.kind
+        if len(self.packages) == 1:
+            return self.packages[0].name
+        return f"{self.kind} ({len(self.packages)} packages)" if self.packages else self.kind
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the locked interpreter is needed to make it."""
+        return self.kind in ("base", "wheels") or any(package.subdir == "noarch" for package in self.conda)
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size_bytes(self) -> int: ...
+
+
+_Package = TypeVar("_Package", bound=_Named)
 
 
 def plan_layers(lock: Lock) -> tuple[LayerPlan, ...]:
@@ -60,33 +90,80 @@ def plan_layers(lock: Lock) -> tuple[LayerPlan, ...]:
     Returns:
         Layers in their order in the image; every package is in exactly one.
     """
-    big = sorted((w for w in lock.wheels if w.size_bytes >= BIG_WHEEL_BYTES), key=lambda w: (-w.size_bytes, w.name))
-    groups: dict[int, list[Wheel]] = {}
-    for wheel in lock.wheels:
-        if wheel.size_bytes < BIG_WHEEL_BYTES:
-            groups.setdefault(_group_of(wheel.name), []).append(wheel)
     debian = tuple(sorted(lock.debian, key=lambda package: package.name))
     plans = [
         LayerPlan(
             kind="base",
-            key=_key(lock, "base", [p.sha256 for p in debian], {"omit": lock.omit, "keep": lock.keep}),
+            key=base_key(lock),
             reason="the system below the environment; changes with the base's lock alone",
             debian=debian,
         ),
-        LayerPlan(kind="skeleton", key=_key(lock, "skeleton", [], {}), reason="the environment's empty prefix"),
+        LayerPlan(kind="skeleton", key=_skeleton_key(lock), reason="the environment's empty prefix"),
     ]
-    for wheel in big:
-        plans.append(_wheels_plan(lock, (wheel,), "big: alone, so that nothing else moves it"))
-    for group in sorted(groups):
-        wheels = tuple(sorted(groups[group], key=lambda w: w.name))
-        plans.append(_wheels_plan(lock, wheels, f"small: group {group + 1} of {SMALL_GROUPS}, by name"))
+    native = [package for package in lock.conda if package.subdir != "noarch"]
+    noarch = [package for package in lock.conda if package.subdir == "noarch"]
+    plans += [_conda_plan(lock, packages, reason) for packages, reason in _group(native)]
+    plans += [_conda_plan(lock, packages, reason) for packages, reason in _group(noarch)]
+    plans += [_wheels_plan(lock, packages, reason) for packages, reason in _group(lock.wheels)]
     return tuple(plans)
+
+
+def _group(packages: Sequence[_Package]) -> list[tuple[tuple[_Package, ...], str]]:
+    """Group packages into layers, each with the reason: big ones first, the largest lowest, then small ones by name."""
+    big = sorted((p for p in packages if p.size_bytes >= BIG_WHEEL_BYTES), key=lambda p: (-p.size_bytes, p.name))
+    alone = big[:MAX_ALONE]
+    names = {package.name for package in alone}
+    groups: dict[int, list[_Package]] = {}
+    for package in packages:
+        if package.name not in names:
+            groups.setdefault(_group_of(package.name), []).append(package)
+    layers: list[tuple[tuple[_Package, ...], str]] = [
+        ((package,), "big: alone, so that nothing else moves it") for package in alone
+    ]
+    for group in sorted(groups):
+        together = tuple(sorted(groups[group], key=lambda package: package.name))
+        layers.append((together, f"small: group {group + 1} of {SMALL_GROUPS}, by name"))
+    return layers
+
+
+def base_key(lock: Lock) -> LayerKey:
+    """Key of the layer with the base's Debian packages."""
+    parts = [package.sha256 for package in sorted(lock.debian, key=lambda package: package.name)]
+    base = {"format": lock.layer_format, "kind": "base", "python": base_python(lock), "parts": parts}
+    return _digest({**base, "omit": lock.omit, "keep": lock.keep})
+
+
+def base_python(lock: Lock) -> str | None:
+    """Exact version of the base's own interpreter, such as "3.11.2"; None where it has none."""
+    for package in lock.debian:
+        found = re.match(r"(?:\d+:)?(\d+\.\d+\.\d+)", package.version)
+        if found and re.fullmatch(r"python3\.\d+-minimal", package.name):
+            return found[1]
+    return None
 
 
 def interpreter_digest(lock: Lock) -> str:
     """Digest of the packages that shape compiled bytecode, in hex."""
-    parts = [p.sha256 for p in sorted(lock.debian, key=lambda p: p.name) if p.name.startswith(_INTERPRETER_PREFIXES)]
+    if lock.python_from == "conda":
+        parts = [package.sha256 for package in lock.conda if package.name == "python"]
+    else:
+        debian = sorted(lock.debian, key=lambda p: p.name)
+        parts = [p.sha256 for p in debian if p.name.startswith(_INTERPRETER_PREFIXES)]
     return hashlib.sha256(",".join(parts).encode()).hexdigest()
+
+
+def _skeleton_key(lock: Lock) -> LayerKey:
+    return _key(lock, "skeleton", [], {} if lock.python_from == "base" else {"python_from": lock.python_from})
+
+
+def _conda_plan(lock: Lock, packages: tuple[CondaPackage, ...], reason: str) -> LayerPlan:
+    # A package's names are part of what its layer is made from: they stand in its note below conda-meta.
+    parts = [f"{p.channel}/{p.subdir}/{p.file}:{p.sha256}:{p.size_bytes}" for p in packages]
+    noarch = packages[0].subdir == "noarch"
+    made_from = {"format": lock.layer_format, "kind": "conda", "parts": parts}
+    if noarch:
+        made_from |= {"python": lock.python, "interpreter": interpreter_digest(lock)}
+    return LayerPlan(kind="conda", key=_digest(made_from), reason=reason, conda=packages)
 
 
 def _wheels_plan(lock: Lock, wheels: tuple[Wheel, ...], reason: str) -> LayerPlan:
@@ -105,5 +182,8 @@ def _group_of(name: str) -> int:
 
 
 def _key(lock: Lock, kind: str, parts: list[str], extra: dict[str, object]) -> LayerKey:
-    made_from = {"format": lock.layer_format, "kind": kind, "python": lock.python, "parts": parts, **extra}
+    return _digest({"format": lock.layer_format, "kind": kind, "python": lock.python, "parts": parts, **extra})
+
+
+def _digest(made_from: dict[str, object]) -> LayerKey:
     return LayerKey(hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest())

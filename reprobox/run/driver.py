@@ -16,7 +16,8 @@ from reprobox.errors import RecordError, UsageError
 from reprobox.records.record import Record, RunId
 from reprobox.run.execute import execute
 from reprobox.run.hardware import Gpus, choose_gpus, load_gpus
-from reprobox.run.prepare import Prepared, load_fresh_lock, make_lock, prepare_image
+from reprobox.run.locking import load_fresh_lock, make_lock
+from reprobox.run.prepare import Prepared, prepare_image
 from reprobox.run.settings import Settings
 from reprobox.run.world import Options, World, plan_command
 

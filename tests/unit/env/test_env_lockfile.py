@@ -70,7 +70,7 @@ def test_parsing_undoes_rendering_for_any_text(word: str, value: str, size: int)
         debian=(DebianPackage(name=word, version=word, file=word, size_bytes=size, sha256=sha(word)),),
         wheels=(Wheel(name=word, version=word, file="a-1-py3-none-any.whl", size_bytes=size, sha256=sha(value)),),
         variables=((word, value),),
-        requested=Requested(sha256=sha(word), base=word, python=word, wheels=(value,)),
+        requested=Requested(sha256=sha(word), base=word, conda=(word,), wheels=(value,), others=(word,)),
         tools=((word, value),),
     )
     assert read(render_lock(lock)) == lock
@@ -113,7 +113,7 @@ def test_the_digest_follows_from_the_text_by_the_documented_recipe() -> None:
 
 def test_notes_are_no_part_of_the_digest() -> None:
     """Where a lock came from (`requested`, `tools`) changes its text and not its digest."""
-    requested = Requested(sha256=sha("other"), base="other", python=None, wheels=())
+    requested = Requested(sha256=sha("other"), base="other")
     for other in (dataclasses.replace(LOCK, requested=requested), dataclasses.replace(LOCK, tools=())):
         assert other.digest == LOCK.digest
         assert render_lock(other) != render_lock(LOCK)

@@ -11,10 +11,11 @@ import pytest
 from env_samples import base_spec
 from packaging.tags import Tag
 
-from reprobox.env import solve
+from reprobox.env import solve_debian, solve_wheels
 from reprobox.env.bases import parse_base
 from reprobox.env.client import Client
-from reprobox.env.solve import _choose, _explain, plan_tags, select_packages
+from reprobox.env.solve_debian import select_packages
+from reprobox.env.solve_wheels import _choose, _explain, plan_tags
 from reprobox.errors import ArtefactAltered, EnvironmentInvalid, IndexUnreachable, NoSolution, ResolutionError
 
 
@@ -310,14 +311,14 @@ def test_words_that_are_not_known_are_passed_on(stderr: str) -> None:
 def test_the_release_file_of_another_suite_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A mirror that hands out the well-signed release file of another suite is not believed."""
     release = "Origin: Debian\nSuite: oldoldstable\nCodename: bullseye\nSHA256:\n"
-    monkeypatch.setattr(solve, "_get", lambda url: b"")
-    monkeypatch.setattr(solve, "_verify_release", lambda signed, **_: release)
+    monkeypatch.setattr(solve_debian, "_get", lambda url: b"")
+    monkeypatch.setattr(solve_debian, "_verify_release", lambda signed, **_: release)
     spec = parse_base(
         "suite: bookworm\npython: '3.11'\nglibc: '2.36'\npackages: [libc6]\n", name="b", source="base.yml"
     )
     client = Client(environ={}, cache=tmp_path, mirrors={"debian": "mirror"})
     with pytest.raises(ArtefactAltered, match="bookworm is that of oldoldstable / bullseye"):
-        solve.solve_base(spec, platform="linux-64", client=client)
+        solve_debian.solve_base(spec, platform="linux-64", client=client)
 
 
 def test_a_size_that_the_index_does_not_tell_is_asked_for(tmp_path: Path) -> None:
@@ -326,7 +327,7 @@ def test_a_size_that_the_index_does_not_tell_is_asked_for(tmp_path: Path) -> Non
     file.write_bytes(b"x" * 77)
     row = {"path": str(file), "hashes": {"sha256": "0" * 64}}
     document = {"packages": [{"name": "a", "version": "1", "wheels": [row]}]}
-    (wheel,) = solve._choose(document, python="3.11.2", glibc="2.36", platform="linux-64")
+    (wheel,) = solve_wheels._choose(document, python="3.11.2", glibc="2.36", platform="linux-64")
     assert wheel.size_bytes == 77
     with pytest.raises(IndexUnreachable, match="does not tell the size of a-1"):
-        solve._load_size("http://127.0.0.1:9/a-1-py3-none-any.whl", "a-1-py3-none-any.whl")
+        solve_wheels._load_size("http://127.0.0.1:9/a-1-py3-none-any.whl", "a-1-py3-none-any.whl")

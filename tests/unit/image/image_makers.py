@@ -206,7 +206,7 @@ def make_lock(
         debian=tuple(debian),
         wheels=tuple(wheels),
         variables=tuple(sorted((variables or {}).items())),
-        requested=Requested(sha256="0" * 64, base="debian-12", python="3.11", wheels=()),
+        requested=Requested(sha256="0" * 64, base="debian-12"),
         tools=(("uv", "0.9.0"),),
     )
 

@@ -27,7 +27,7 @@ Program = Callable[[ContainerRequest, Sink, Sink], int]
 
 LOCK = Lock(
     platform="linux-64", layer_format=1, virtual_packages=(("__glibc", "2.36"),), python="3.11.2", omit=(), keep=(),
-    debian=(), wheels=(), variables=(), requested=Requested(sha256="", base="debian-12", python=None, wheels=()), tools=(),
+    debian=(), wheels=(), variables=(), requested=Requested(sha256="", base="debian-12"), tools=(),
 )  # fmt: skip
 
 

@@ -1,35 +1,27 @@
-"""Turn requirements into packages. The only file of the project that resolves over the network.
-
-Wheels are resolved by uv, against the target's Python, platform and C library, never this machine's. Debian packages
-come from a suite's signed index.
-"""
+"""Resolve wheels with uv, against the target's Python, platform and C library, and never this machine's."""
 
 from __future__ import annotations
 
-import hashlib
-import lzma
 import re
 import subprocess
 import sys
 import tempfile
 import tomllib
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from reprobox.env.bases import BaseSpec, DebianPackage, plan_closure
-from reprobox.env.client import Client, find_debian_mirrors
+from reprobox.env.client import Client
 from reprobox.env.lockfile import Wheel
-from reprobox.env.spec import WheelRequirement
+from reprobox.env.pip_lines import WheelRequirement
 from reprobox.errors import ArtefactAltered, IndexUnreachable, NoSolution
 
 if TYPE_CHECKING:
     from packaging.tags import Tag
 
 MACHINES = {"linux-64": "x86_64", "linux-aarch64": "aarch64"}
-_DEBIAN_ARCHITECTURES = {"linux-64": "amd64", "linux-aarch64": "arm64"}
-_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _TIMEOUT_S = 60
 
 
@@ -43,6 +35,9 @@ def solve_wheels(
     kept: Iterable[tuple[str, str]] = (),
     upgrade: Iterable[str] = (),
     exclude_newer: str | None = None,
+    provided: Iterable[tuple[str, str]] = (),
+    source: str = "the environment file",
+    dependencies: bool = True,
 ) -> tuple[Wheel, ...]:
     """Resolve requirements into wheels of the target.
 
@@ -55,6 +50,9 @@ def solve_wheels(
         kept: Names and versions of an older lock, kept where they still fit.
         upgrade: Names whose version may move all the same.
         exclude_newer: Ignore what was published after this date (ISO 8601).
+        provided: Projects, with versions, that conda packages bring; they are not installed twice.
+        source: The environment file's name, for messages.
+        dependencies: Whether what the requirements need is added; not where they are all there is.
 
     Returns:
         One wheel a project, by name.
@@ -63,18 +61,71 @@ def solve_wheels(
         NoSolution: They cannot be met together, a name is unknown, or there is no wheel for the target.
         IndexUnreachable: The index did not answer.
     """
-    wanted = list(requirements)
+    brought = dict(provided)
+    wanted = [requirement for requirement in requirements if not _is_brought(requirement, brought, source)]
     if not wanted:
         return ()
     lines = [requirement.text for requirement in wanted]
     flags = [flag for name in upgrade for flag in ("--upgrade-package", name)]
+    if not dependencies:
+        flags.append("--no-deps")
     if exclude_newer:
         flags += ["--exclude-newer", exclude_newer]
     document = _run_uv(
-        lines, flags=flags, kept=tuple(kept), python=python, glibc=glibc, platform=platform, client=client
+        lines,
+        flags=flags,
+        kept=tuple(kept),
+        provided=brought,
+        python=python,
+        glibc=glibc,
+        platform=platform,
+        client=client,
     )
-    rows = _choose(document, python=python, glibc=glibc, platform=platform)
-    return tuple(sorted(rows, key=lambda wheel: wheel.name))
+    rows = [
+        package for package in document.get("packages", []) if not str(package.get("version", "")).endswith(_BROUGHT)
+    ]
+    wheels = list(_choose({"packages": rows}, python=python, glibc=glibc, platform=platform))
+    _require_hashes(wheels, wanted, source)
+    return tuple(sorted(wheels, key=lambda wheel: wheel.name))
+
+
+def _is_brought(requirement: WheelRequirement, provided: Mapping[str, str], source: str) -> bool:
+    """Whether conda brings what a pip requirement asks for.
+
+    Raises:
+        NoSolution: Conda brings another version of it.
+    """
+    from packaging.requirements import Requirement
+
+    version = provided.get(requirement.name)
+    if version is None:
+        return False
+    parsed = Requirement(requirement.text)
+    if not parsed.specifier.contains(version, prereleases=True):
+        raise NoSolution(
+            f"{source}:{requirement.line}: {requirement.text} is asked of pip, but conda brings {requirement.name} "
+            f"{version}; one would lie on top of the other",
+            hint=f"take {requirement.name} out of one of the two sections, or ask both for one version",
+        )
+    # Extras may ask for more than conda's package brings.
+    return not parsed.extras
+
+
+def _require_hashes(wheels: Iterable[Wheel], wanted: Iterable[WheelRequirement], source: str) -> None:
+    """Require that the index gives the files that lines name by their hashes.
+
+    Raises:
+        ArtefactAltered: It gives another one.
+    """
+    named = {requirement.name: requirement for requirement in wanted if requirement.sha256s}
+    for wheel in wheels:
+        requirement = named.get(wheel.name)
+        if requirement is not None and wheel.sha256 not in requirement.sha256s:
+            raise ArtefactAltered(
+                f"{source}:{requirement.line}: the index gives {wheel.file} with sha256 {wheel.sha256}, "
+                "which that line does not name",
+                hint="correct the hashes, or do not trust that index",
+            )
 
 
 def locate_wheels(wheels: Iterable[Wheel], *, python: str, glibc: str, platform: str, client: Client) -> dict[str, str]:
@@ -197,6 +248,7 @@ def _run_uv(
     client: Client,
     flags: list[str],
     kept: tuple[tuple[str, str], ...] = (),
+    provided: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     from uv import find_uv_bin
 
@@ -215,6 +267,7 @@ def _run_uv(
         ]  # fmt: skip
         if "pypi" in client.mirrors:
             command += ["--default-index", client.mirrors["pypi"]]
+        command += _render_options(lines, client, Path(folder), provided or {})
         # Run apart from the project: a pyproject.toml or uv.toml beside the script must not shape the result.
         done = subprocess.run(
             command,
@@ -228,6 +281,53 @@ def _run_uv(
         if done.returncode != 0:
             raise _explain(done.stderr)
         return tomllib.loads(output.read_text(encoding="utf-8"))
+
+
+_BROUGHT = "+conda"
+"""Local version of the empty wheels that stand for what conda brings."""
+
+
+def _render_options(lines: list[str], client: Client, folder: Path, provided: Mapping[str, str]) -> list[str]:
+    """Render what the environment file says of indexes, and what conda brings, as options of uv."""
+    words: list[str] = []
+    limits = [option.value for option in client.pip_options if option.kind == "constraint"]
+    for option in client.pip_options:
+        match option.kind:
+            case "index" if "pypi" not in client.mirrors:
+                words += ["--default-index", option.value]
+            case "extra-index":
+                words += ["--index", option.value, "--index-strategy", "unsafe-best-match"]
+            case "find-links":
+                words += ["--find-links", option.value]
+            case "pre":
+                words += ["--prerelease", "allow"]
+            case "no-index":
+                words.append("--no-index")
+    backends = {found[1] for line in lines if (found := re.search(r"\+(cu\d+|cpu|rocm[\d.]+)\b", line))}
+    if len(backends) == 1 and not any(option.kind in ("extra-index", "find-links") for option in client.pip_options):
+        # Builds of PyTorch that are named by their accelerator lie on indexes of their own, which uv knows.
+        words += ["--torch-backend", backends.pop()]
+    if provided:
+        stubs = folder / "provided"
+        stubs.mkdir()
+        for name, version in provided.items():
+            _write_stub(stubs, name, version + _BROUGHT)
+            limits.append(f"{name}=={version}{_BROUGHT}")
+        words += ["--find-links", str(stubs)]
+    if limits:
+        file = folder / "constraints.txt"
+        file.write_text("\n".join(limits) + "\n", encoding="utf-8")
+        words += ["--constraint", str(file)]
+    return words
+
+
+def _write_stub(folder: Path, name: str, version: str) -> None:
+    """Write an empty wheel, so that the resolver sees a project that conda brings, and asks for nothing of it."""
+    stem = f"{name.replace('-', '_')}-{version}"
+    with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{stem}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        archive.writestr(f"{stem}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{stem}.dist-info/RECORD", "")
 
 
 def _explain(stderr: str) -> NoSolution | IndexUnreachable:
@@ -257,139 +357,3 @@ def _explain(stderr: str) -> NoSolution | IndexUnreachable:
             hint="check the network, or name a mirror under [mirrors] in reprobox.toml",
         )
     return NoSolution(f"uv could not resolve the requirements: {plain}", hint="see the message of uv above")
-
-
-def solve_base(spec: BaseSpec, *, platform: str, client: Client) -> tuple[DebianPackage, ...]:
-    """Resolve a base into Debian packages, from the suite's signed index.
-
-    Raises:
-        IndexUnreachable: No mirror answers, or its signature cannot be checked.
-        EnvironmentInvalid: A package is unknown.
-        ArtefactAltered: The index does not hash to what its signed release file says.
-    """
-    architecture = _DEBIAN_ARCHITECTURES[platform]
-    problem: IndexUnreachable | None = None
-    for mirror in find_debian_mirrors(client):
-        try:
-            text = _load_index(mirror, spec, architecture, client)
-        except IndexUnreachable as error:
-            problem = problem or error
-            continue
-        return select_packages(text, spec)
-    assert problem is not None
-    raise problem
-
-
-def select_packages(index: str, spec: BaseSpec) -> tuple[DebianPackage, ...]:
-    """Select a base's packages out of the text of a suite's Packages index.
-
-    Raises:
-        EnvironmentInvalid: A package is unknown.
-    """
-    from debian.deb822 import Packages
-
-    stanzas: dict[str, str] = {}
-    provides: dict[str, list[str]] = {}
-    depends: dict[str, tuple[tuple[str, ...], ...]] = {}
-    for stanza in index.split("\n\n"):
-        name = re.match(r"\s*Package: (\S+)", stanza)
-        if not name or (name[1] in stanzas and not _is_newer(stanza, stanzas[name[1]])):
-            continue
-        stanzas[name[1]] = stanza
-        depends[name[1]] = _alternatives(stanza)
-        virtual = re.search(r"^Provides: (.+)$", stanza, re.MULTILINE)
-        for provided in virtual[1].split(",") if virtual else ():
-            provides.setdefault(provided.split("(")[0].strip(), []).append(name[1])
-    names = plan_closure(spec, depends=depends, provides={key: tuple(sorted(value)) for key, value in provides.items()})
-    selected = []
-    for name_ in names:
-        fields = Packages(stanzas[name_])
-        selected.append(
-            DebianPackage(
-                name=name_,
-                version=fields["Version"],
-                file=fields["Filename"],
-                size_bytes=int(fields["Size"]),
-                sha256=fields["SHA256"],
-            )
-        )
-    return tuple(selected)
-
-
-def _is_newer(stanza: str, other: str) -> bool:
-    from debian.debian_support import Version
-
-    found = [re.search(r"^Version: (\S+)$", text, re.MULTILINE) for text in (stanza, other)]
-    versions = [Version(match[1]) if match else Version("0") for match in found]
-    return bool(versions[0] > versions[1])
-
-
-def _alternatives(stanza: str) -> tuple[tuple[str, ...], ...]:
-    groups: list[tuple[str, ...]] = []
-    for field in ("Pre-Depends", "Depends"):
-        found = re.search(rf"^{field}: (.+)$", stanza, re.MULTILINE)
-        if found:
-            for group in found[1].split(","):
-                groups.append(tuple(re.split(r"[\s(:]", option.strip())[0] for option in group.split("|")))
-    return tuple(groups)
-
-
-def _load_index(mirror: str, spec: BaseSpec, architecture: str, client: Client) -> str:
-    release = _verify_release(_get(f"{mirror}/dists/{spec.suite}/InRelease"), mirror=mirror, client=client)
-    names = re.findall(r"^(?:Suite|Codename): (\S+)$", release, re.MULTILINE)
-    if spec.suite not in names:
-        # The signature is good for every suite; that this is the one asked for is said inside it alone.
-        raise ArtefactAltered(
-            f"{mirror}: the signed release file of {spec.suite} is that of {' / '.join(names) or 'no suite'}",
-            hint="do not trust that mirror; name another",
-        )
-    path = f"{spec.component}/binary-{architecture}/Packages.xz"
-    row = re.search(rf"^ ([0-9a-f]{{64}})\s+(\d+)\s+{re.escape(path)}$", release, re.MULTILINE)
-    if not row:
-        raise IndexUnreachable(f"{mirror}: {spec.suite} has no {path}", hint="check suite and component in base.yml")
-    packed = _get(f"{mirror}/dists/{spec.suite}/{path}")
-    if hashlib.sha256(packed).hexdigest() != row[1]:
-        raise ArtefactAltered(
-            f"{mirror}: {path} does not hash to what the signed release file says",
-            hint="try again in a minute (the mirror may be mid-update), or another mirror",
-        )
-    return lzma.decompress(packed).decode("utf-8")
-
-
-def _verify_release(signed: bytes, *, mirror: str, client: Client) -> str:
-    if not _KEYRING.is_file():
-        raise IndexUnreachable(
-            f"the signature of {mirror} cannot be checked: {_KEYRING} is missing",
-            hint="apt-get install gpgv debian-archive-keyring",
-        )
-    with tempfile.TemporaryDirectory(prefix="reprobox-release-") as folder:
-        source, plain = Path(folder) / "InRelease", Path(folder) / "Release"
-        source.write_bytes(signed)
-        command = ["gpgv", "--keyring", str(_KEYRING), "--output", str(plain), str(source)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(client.environ))
-        except FileNotFoundError:
-            raise IndexUnreachable(
-                f"the signature of {mirror} cannot be checked: gpgv is missing",
-                hint="apt-get install gpgv debian-archive-keyring",
-            ) from None
-        if done.returncode != 0 or not plain.is_file():
-            raise IndexUnreachable(
-                f"the signature of {mirror} is not good: {done.stderr.strip().splitlines()[-1] if done.stderr else ''}",
-                hint="use another mirror, or update debian-archive-keyring",
-            )
-        return plain.read_text(encoding="utf-8")
-
-
-def _get(url: str) -> bytes:
-    import requests
-
-    try:
-        answer = requests.get(url, timeout=_TIMEOUT_S)
-        answer.raise_for_status()
-    except requests.RequestException as error:
-        raise IndexUnreachable(
-            f"{url}: {type(error).__name__}: {error}",
-            hint="check the network, or name a mirror: REPROBOX_DEBIAN_MIRROR",
-        ) from None
-    return answer.content

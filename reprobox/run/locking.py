@@ -1,0 +1,218 @@
+"""Bring an environment file to a lock, and tell whether a lock still is what its environment file asks for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reprobox.env.bases import (
+    BaseSpec,
+    DebianPackage,
+    find_base_folder,
+    load_base,
+    load_base_lock,
+    write_base_lock,
+)
+from reprobox.env.client import Client, load_channel_places
+from reprobox.env.documents import decode_text
+from reprobox.env.lockfile import (
+    Lock,
+    parse_lock,
+    render_lock,
+    require_fresh,
+)
+from reprobox.env.pinned import find_pinned_kind
+from reprobox.env.project import EnvironmentEntry, Project
+from reprobox.errors import EnvironmentInvalid, IndexUnreachable, LockStale
+from reprobox.run.resolve import PLATFORM, LockOptions, client_for, require_supported, resolve, resolve_pinned
+
+if TYPE_CHECKING:
+    from reprobox.env.spec import EnvironmentSpec
+
+
+def lock_command(entry: EnvironmentEntry) -> str:
+    """The command that locks an environment again."""
+    return f"reprobox lock {entry.argument}".rstrip()
+
+
+def load_spec(entry: EnvironmentEntry, project: Project | None) -> EnvironmentSpec | None:
+    """Load the environment file; None where there is only a lock, or it is the lockfile of another tool.
+
+    Raises:
+        EnvironmentInvalid: It is broken.
+    """
+    text, source = _read_source(entry, project)
+    return None if text is None or find_pinned_kind(source, text) else _parse(text, source, entry)
+
+
+def _read_source(entry: EnvironmentEntry, project: Project | None) -> tuple[str | None, str]:
+    """Read the environment file: its text, or None where there is none, and its name for messages."""
+    source = _shown(entry.environment, project)
+    try:
+        return decode_text(entry.environment.read_bytes(), source=source), source
+    except FileNotFoundError:
+        return None, source
+    except OSError as error:
+        raise EnvironmentInvalid(f"{entry.environment}: cannot be read: {error}") from None
+
+
+def _include(entry: EnvironmentEntry) -> Callable[[str], str | None]:
+    def include(name: str) -> str | None:
+        file = entry.environment.parent / name
+        try:
+            return decode_text(file.read_bytes(), source=name)
+        except OSError:
+            return None
+
+    return include
+
+
+def _parse(text: str, source: str, entry: EnvironmentEntry) -> EnvironmentSpec:
+    from reprobox.env.spec import parse_environment
+
+    return parse_environment(text, source=source, platform=PLATFORM, include=_include(entry))
+
+
+def _text_digest(file: Path) -> str | None:
+    try:
+        text = decode_text(file.read_bytes(), source=file.name)
+    except (OSError, EnvironmentInvalid):
+        return None
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _shown(path: Path, project: Project | None) -> str:
+    if project is not None and path.is_relative_to(project.root):
+        return str(path.relative_to(project.root))
+    return str(path)
+
+
+def load_fresh_lock(entry: EnvironmentEntry, project: Project) -> Lock | None:
+    """Load the lock of an environment and require that it matches the environment file.
+
+    Returns:
+        The lock, or None where there is none yet.
+
+    Raises:
+        EnvironmentInvalid: Lock or environment file is broken.
+        LockStale: The lock was made from something else.
+    """
+    try:
+        text = entry.lock.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise EnvironmentInvalid(f"{entry.lock}: cannot be read: {error}", hint=lock_command(entry)) from None
+    source = _shown(entry.lock, project)
+    lock = parse_lock(text, source=source)
+    if lock.requested.base == entry.base and lock.requested.sha256 == _text_digest(entry.environment):
+        return lock
+    spec = load_spec(entry, project)
+    if spec is None and entry.environment.is_file():
+        raise LockStale(
+            f"{source} was made from another {entry.environment.name} than is there now", hint=lock_command(entry)
+        )
+    if spec is not None:
+        require_fresh(lock, spec, base=entry.base, source=source, command=lock_command(entry))
+    return lock
+
+
+def make_lock(entry: EnvironmentEntry, project: Project, client: Client, options: LockOptions | None = None) -> Lock:
+    """Resolve an environment and write its lock. Versions that the old lock holds are kept where they still fit.
+
+    Args:
+        entry: Which environment.
+        project: Whose.
+        client: How indexes are reached.
+        options: What may move, and what the target has.
+
+    Raises:
+        UsageError: An option makes no sense.
+        EnvironmentInvalid: The file is missing, broken, or asks for what this version cannot provide.
+        NoSolution: It cannot be resolved.
+        IndexUnreachable: An index did not answer.
+    """
+    options = options or LockOptions()
+    options.require_sense()
+    text, source = _read_source(entry, project)
+    if text is None:
+        raise EnvironmentInvalid(f"{source} does not exist", hint="write it, or name another environment")
+    base, debian = load_locked_base(entry.base, project, client, anew=options.upgrade_base)
+    if find_pinned_kind(source, text):
+        lock = resolve_pinned(text, source, entry, base, debian, client, options, _include(entry))
+    else:
+        spec = _parse(text, source, entry)
+        require_supported(spec)
+        old = None if options.upgrade_all else _load_old_lock(entry)
+        lock = resolve(spec, entry, base, debian, client_for(spec, client), options, old)
+    rendered = render_lock(lock)
+    if not entry.lock.is_file() or entry.lock.read_text(encoding="utf-8", errors="replace") != rendered:
+        aside = entry.lock.with_name(f".{entry.lock.name}.new")
+        aside.write_text(rendered, encoding="utf-8")
+        aside.replace(entry.lock)
+    return lock
+
+
+def _load_old_lock(entry: EnvironmentEntry) -> Lock | None:
+    if not entry.lock.is_file():
+        return None
+    try:
+        return parse_lock(entry.lock.read_text(encoding="utf-8"), source=str(entry.lock))
+    except (EnvironmentInvalid, UnicodeDecodeError):
+        return None
+
+
+def find_addresses(entry: EnvironmentEntry, client: Client) -> Client:
+    """Find the addresses that the environment file itself names, where there is one that can be read."""
+    try:
+        spec = load_spec(entry, None)
+    except EnvironmentInvalid:
+        return client
+    return client if spec is None else client_for(spec, client)
+
+
+def load_locked_base(
+    name: str, project: Project, client: Client, *, anew: bool = False
+) -> tuple[BaseSpec, tuple[DebianPackage, ...]]:
+    """Load a base and what it is locked to; resolve and write its lock where there is none.
+
+    Raises:
+        EnvironmentInvalid: There is no such base, or it is broken.
+        IndexUnreachable: It must be resolved and no mirror answers.
+    """
+    folder = find_base_folder(name, project.root)
+    base = load_base(folder)
+    locked = None if anew else load_base_lock(folder, base)
+    if locked is None:
+        from reprobox.env.solve_debian import solve_base
+
+        locked = solve_base(base, platform=PLATFORM, client=client)
+        write_base_lock(folder, base, locked)
+    return base, locked
+
+
+def load_addresses(lock: Lock, entry: EnvironmentEntry, client: Client) -> dict[str, str]:
+    """Ask where a lock's packages are for this client.
+
+    Returns:
+        File name → URL, of conda packages and wheels.
+
+    Raises:
+        IndexUnreachable: An index did not answer, or no longer has a wheel.
+    """
+    from reprobox.env.solve_wheels import locate_wheels
+
+    client = find_addresses(entry, client)
+    places = load_channel_places(client)
+    found = {p.file: f"{places.find_url(p.channel)}/{p.subdir}/{p.file}" for p in lock.conda}
+    glibc = dict(lock.virtual_packages)["__glibc"]
+    found |= locate_wheels(lock.wheels, python=lock.python, glibc=glibc, platform=lock.platform, client=client)
+    for wheel in lock.wheels:
+        if wheel.file not in found:
+            raise IndexUnreachable(
+                f"{wheel.file} is locked, but the index no longer has it under that name",
+                hint=f"lock again: {lock_command(entry)} --upgrade {wheel.name}",
+            )
+    return found

@@ -1,0 +1,315 @@
+"""Decide what an environment is pinned to: where its interpreter comes from, what each solver is asked, and of what.
+
+Nothing is written here; `locking` keeps what comes out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+
+from reprobox.env.bases import BaseSpec, DebianPackage
+from reprobox.env.client import Client, load_channel_places
+from reprobox.env.lockfile import LAYER_FORMAT, Lock, Requested, render_requested
+from reprobox.env.pip_lines import PipOption
+from reprobox.env.project import EnvironmentEntry
+from reprobox.errors import EnvironmentInvalid, UsageError
+
+if TYPE_CHECKING:
+    from reprobox.env.conda_specs import CondaRequirement
+    from reprobox.env.pip_lines import WheelRequirement
+    from reprobox.env.spec import EnvironmentSpec
+
+PLATFORM = "linux-64"
+_ARCHSPECS = {"linux-64": "1=x86_64", "linux-aarch64": "1=aarch64"}
+_KERNEL = "5.10"
+"""What packages may take for granted of a kernel: that of the oldest Debian that is still kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockOptions:
+    """What the command line says of locking.
+
+    Attributes:
+        upgrade: Projects and packages whose version may move.
+        upgrade_all: Let every version move.
+        upgrade_base: Resolve the base anew, too.
+        exclude_newer: Ignore what was published after this date (ISO 8601).
+        cuda: Highest CUDA version that the hosts' drivers take, such as "12.4"; None to keep what the old lock has.
+    """
+
+    upgrade: tuple[str, ...] = ()
+    upgrade_all: bool = False
+    upgrade_base: bool = False
+    exclude_newer: str | None = None
+    cuda: str | None = None
+
+    def require_sense(self) -> None:
+        """Require that dates and versions are some.
+
+        Raises:
+            UsageError: One is not.
+        """
+        if self.exclude_newer is not None:
+            try:
+                datetime.fromisoformat(self.exclude_newer)
+            except ValueError:
+                raise UsageError(
+                    f"--exclude-newer {self.exclude_newer!r} is no date",
+                    hint="write 2026-01-31, or 2026-01-31T12:00:00Z",
+                ) from None
+        if self.cuda is not None and not re.fullmatch(r"\d{1,2}\.\d{1,2}", self.cuda):
+            raise UsageError(f"--cuda {self.cuda!r} is no CUDA version", hint="write 12.4")
+
+
+def resolve(
+    spec: EnvironmentSpec,
+    entry: EnvironmentEntry,
+    base: BaseSpec,
+    debian: tuple[DebianPackage, ...],
+    client: Client,
+    options: LockOptions,
+    old: Lock | None,
+) -> Lock:
+    """Resolve a specification into a lock; see `make_lock`."""
+    from reprobox.env.solve_wheels import solve_wheels, uv_version
+
+    base_version = find_base_python(base, debian)
+    python_from = choose_python(spec, entry.python, base, base_version)
+    virtual_packages = {"__glibc": base.glibc}
+    tools = {"uv": uv_version()}
+    wheels = spec.wheels
+    conda = None
+    if python_from == "conda":
+        from importlib.metadata import version
+
+        from reprobox.env.conda_specs import CondaRequirement
+        from reprobox.env.solve_conda import solve_conda
+
+        virtual_packages |= plan_virtual_packages(spec.conda, options, old)
+        tools["py-rattler"] = version("py-rattler")
+        python = () if spec.pythons else (CondaRequirement(text="python", name="python", channel=None, line=1),)
+        conda = solve_conda(
+            (*spec.conda, *python),
+            channels=spec.channels,
+            places=load_channel_places(client),
+            platform=PLATFORM,
+            virtual_packages=virtual_packages,
+            source=spec.source,
+            kept=old.conda if old else (),
+            upgrade=options.upgrade,
+            exclude_newer=options.exclude_newer,
+            cache=client.cache / "repodata",
+        )
+    else:
+        wheels = (*_pip_of_base(spec), *wheels)
+    exact = next((p.version for p in conda.packages if p.name == "python"), "") if conda else base_version
+    solved = solve_wheels(
+        wheels,
+        python=exact or "",
+        glibc=base.glibc,
+        platform=PLATFORM,
+        client=client,
+        kept=tuple((wheel.name, wheel.version) for wheel in old.wheels) if old else (),
+        upgrade=options.upgrade,
+        exclude_newer=options.exclude_newer,
+        provided=conda.projects if conda else (),
+        source=spec.source,
+    )
+    return Lock(
+        platform=PLATFORM,
+        layer_format=LAYER_FORMAT,
+        virtual_packages=tuple(sorted(virtual_packages.items())),
+        python=exact or "",
+        python_from=python_from,
+        omit=base.omit,
+        keep=base.keep,
+        debian=debian,
+        conda=conda.packages if conda else (),
+        wheels=solved,
+        variables=tuple(sorted(spec.variables)),
+        requested=render_requested(spec, base=entry.base),
+        tools=tuple(sorted(tools.items())),
+    )
+
+
+def resolve_pinned(
+    text: str,
+    source: str,
+    entry: EnvironmentEntry,
+    base: BaseSpec,
+    debian: tuple[DebianPackage, ...],
+    client: Client,
+    options: LockOptions,
+    include: Callable[[str], str | None],
+) -> Lock:
+    """Lock what another tool pinned: nothing is chosen anew, what its file leaves out is found."""
+    from importlib.metadata import version
+
+    from reprobox.env.pinned import parse_pinned
+    from reprobox.env.solve_pinned import complete_conda, plan_wheels
+    from reprobox.env.solve_wheels import solve_wheels, uv_version
+    from reprobox.image.cache import Cache
+    from reprobox.image.fetch import measure_package
+
+    pinned = parse_pinned(text, source=source, platform=PLATFORM, include=include)
+    virtual_packages = {"__glibc": base.glibc}
+    client = replace(
+        client,
+        named_channels=tuple(dict.fromkeys(row.channel for row in pinned.conda if "://" in row.channel)),
+        pip_options=tuple(PipOption(kind="extra-index", value=url, line=1) for url in pinned.indexes),
+    )
+    cache = Cache(client.cache)
+    conda = complete_conda(
+        pinned.conda,
+        source=source,
+        places=load_channel_places(client),
+        platform=PLATFORM,
+        cache=client.cache / "repodata",
+        measure=lambda address: measure_package(address, client=client, cache=cache),
+    )
+    python = next((package.version for package in conda if package.name == "python"), None)
+    if conda:
+        if python is None:
+            raise EnvironmentInvalid(f"{source}: pins no python", hint="pin one: scripts are run by it")
+        virtual_packages |= plan_virtual_packages((), options, None)
+    else:
+        python = find_base_python(base, debian)
+    wheels = solve_wheels(
+        plan_wheels(pinned),
+        python=python or "",
+        glibc=base.glibc,
+        platform=PLATFORM,
+        client=client,
+        source=source,
+        dependencies=False,
+    )
+    tools = {"uv": uv_version()} | ({"py-rattler": version("py-rattler")} if conda else {})
+    return Lock(
+        platform=PLATFORM,
+        layer_format=LAYER_FORMAT,
+        virtual_packages=tuple(sorted(virtual_packages.items())),
+        python=python or "",
+        python_from="conda" if conda else "base",
+        omit=base.omit,
+        keep=base.keep,
+        debian=debian,
+        conda=conda,
+        wheels=wheels,
+        variables=(),
+        requested=Requested(sha256=pinned.sha256, base=entry.base, others=(f"pinned by {pinned.kind}",)),
+        tools=tuple(sorted(tools.items())),
+    )
+
+
+def client_for(spec: EnvironmentSpec, client: Client) -> Client:
+    """Give a client that also knows the addresses which an environment file itself names."""
+    return replace(
+        client,
+        named_channels=tuple(channel for channel in spec.channels if "://" in channel),
+        pip_options=spec.options,
+    )
+
+
+def require_supported(spec: EnvironmentSpec) -> None:
+    """Require that nothing is asked for which this version cannot provide.
+
+    Raises:
+        EnvironmentInvalid: Something is; names its line.
+    """
+    for reference in spec.references:
+        if reference.kind == "folder" and reference.editable and reference.address in (".", "./"):
+            # The project's own code: it is in the working folder of every run.
+            continue
+        raise EnvironmentInvalid(
+            f"{spec.source}:{reference.line}: {reference.text} is given by where it is; this version takes wheels "
+            "from the index only",
+            hint=f"write {reference.name or 'NAME'}==VERSION, if a release of it is on the index",
+        )
+
+
+def plan_virtual_packages(
+    requirements: Iterable[CondaRequirement], options: LockOptions, old: Lock | None
+) -> dict[str, str]:
+    """Plan what conda may take for granted of the target, beside the C library: never what this machine has.
+
+    CUDA is what the command line says, else what the environment file itself names, else what the old lock has.
+    """
+    planned = {"__archspec": _ARCHSPECS[PLATFORM], "__linux": _KERNEL, "__unix": "0"}
+    named = [
+        found[1]
+        for requirement in requirements
+        if requirement.name in ("cuda-version", "pytorch-cuda", "cudatoolkit", "cuda-toolkit", "cuda-runtime", "cuda")
+        and (found := re.match(r"[=~>]*\s*(\d{1,2}\.\d{1,2})", requirement.constraint))
+    ]
+    kept = dict(old.virtual_packages).get("__cuda") if old else None
+    cuda = options.cuda or max(named, key=lambda text: tuple(map(int, text.split("."))), default=None) or kept
+    return planned | ({"__cuda": cuda} if cuda else {})
+
+
+def find_base_python(base: BaseSpec, debian: tuple[DebianPackage, ...]) -> str | None:
+    """Find the exact version of a base's interpreter, such as "3.11.2"; None where it has none."""
+    name = f"python{base.python}-minimal"
+    package = next((package for package in debian if package.name == name), None)
+    version = re.match(r"(?:\d+:)?(\d+\.\d+\.\d+)", package.version) if package else None
+    return version[1] if version else None
+
+
+def choose_python(
+    spec: EnvironmentSpec, asked: Literal["auto", "base", "conda"], base: BaseSpec, version: str | None
+) -> Literal["base", "conda"]:
+    """Choose where the interpreter comes from: the base where that is enough, else conda. Pure.
+
+    Args:
+        spec: The environment file, parsed.
+        asked: What reprobox.toml says of it.
+        base: The base.
+        version: Exact version of the base's interpreter, or None.
+
+    Raises:
+        EnvironmentInvalid: The base is asked for, and is not enough.
+    """
+    if asked == "conda":
+        return "conda"
+    from rattler import Version, VersionSpec
+
+    problem: str | None = None
+    if not spec.base_suffices:
+        other = next(r for r in spec.conda if r.name not in ("python", "pip") or r.channel or not r.is_version_only)
+        problem = f"{spec.source}:{other.line}: {other.shown} is a conda package"
+    elif version is None:
+        problem = f"base {base.name} has no python{base.python}-minimal"
+    else:
+        for requirement in spec.pythons:
+            constraint = requirement.constraint
+            prefix = requirement.version_prefix
+            if prefix:
+                constraint = f"{prefix}.*"
+            if constraint and not VersionSpec(constraint).matches(Version(version)):
+                where = f"{spec.source}:{requirement.line}"
+                problem = f"{where}: {requirement.text} is asked for; base {base.name} has {version}"
+    if problem is None:
+        return "base"
+    if asked == "base":
+        raise EnvironmentInvalid(
+            f'{problem}; reprobox.toml says python = "base"',
+            hint=f'write python={base.python}, or python = "conda" in reprobox.toml',
+        )
+    return "conda"
+
+
+def _pip_of_base(spec: EnvironmentSpec) -> tuple[WheelRequirement, ...]:
+    """Give what a version of pip in the conda section asks for, where conda takes no part: the same of the index."""
+    from reprobox.env.pip_lines import WheelRequirement
+
+    found = []
+    for requirement in spec.conda:
+        if requirement.name == "pip" and requirement.constraint:
+            prefix = requirement.version_prefix
+            exact = requirement.constraint.startswith("==")
+            constraint = f"=={prefix}" + ("" if exact else ".*") if prefix else requirement.constraint
+            found.append(WheelRequirement(text=f"pip{constraint}", name="pip", line=requirement.line))
+    return tuple(found)
