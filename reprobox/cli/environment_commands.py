@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("lock")(lock)
     app.command("build")(build)
+    app.command("mirror")(mirror)
 
 
 def lock(
@@ -176,6 +177,43 @@ def build(
         for line in render_table(rows):
             say(line)
     say(f"  lock      {found.digest}\n  manifest  {image.manifest_digest}\n  image id  {image.config_digest}")
+
+
+def mirror(
+    context: typer.Context,
+    environment: Annotated[str, typer.Argument(metavar="LOCK", help="An environment or its lock.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to put packages; may hold those of others.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Put all packages of a lock into a folder, to build from without a network."""
+    from reprobox.cli.progress import make_progress
+    from reprobox.errors import LockStale
+    from reprobox.image.cache import Cache
+    from reprobox.image.mirror import list_all, write_mirror
+    from reprobox.report.text import render_size
+    from reprobox.run.locking import find_addresses, load_fresh_lock, lock_command
+
+    session: Session = context.obj
+    entry = session.find_environment(environment)
+    found = load_fresh_lock(entry, session.project)
+    if found is None:
+        raise LockStale(f"{entry.lock} does not exist", hint=lock_command(entry))
+    target = session.cwd / folder
+    progress = make_progress(session.environ)
+    progress.start("packages", sum(package.size_bytes for package in list_all(found)))
+    count, size = write_mirror(
+        found,
+        target,
+        client=find_addresses(entry, session.client),
+        cache=Cache(session.client.cache),
+        advance=lambda size: progress.advance("packages", size),
+    )
+    progress.finish("packages")
+    if as_json:
+        print_document({"folder": str(target), "packages": count, "size_bytes": size, "lock_digest": found.digest})
+        return
+    say(f"{count} packages, {render_size(size)}, in {target}")
+    say(f"  build from it with REPROBOX_MIRROR={folder}, or `folder` under [mirrors] in reprobox.toml")
 
 
 def _parse_output(text: str | None) -> tuple[str, Path] | None:

@@ -71,7 +71,13 @@ class Session:
         if not cache:
             home = self.environ.get("XDG_CACHE_HOME") or os.path.join(self.environ.get("HOME") or "/tmp", ".cache")  # noqa: PTH118
             cache = str(Path(home) / "reprobox")
-        return Client(environ=self.environ, cache=Path(cache), mirrors=self.project.mirrors)
+        mirror = self.environ.get("REPROBOX_MIRROR") or self.project.mirrors.get("folder")
+        return Client(
+            environ=self.environ,
+            cache=Path(cache),
+            mirrors=self.project.mirrors,
+            mirror=self.project.root / mirror if mirror else None,
+        )
 
     @cached_property
     def engine(self) -> Engine:

@@ -31,6 +31,7 @@ class Client:
         cache: Folder of the cache; shared by all projects of a user.
         mirrors: The `[mirrors]` table of reprobox.toml.
         apt_templates: Files that may name Debian's own mirror.
+        mirror: Folder that `reprobox mirror` made; asked before any network.
         named_channels: URLs of conda channels that the environment file itself gives.
         pip_options: Options of pip that the environment file itself gives, such as further indexes.
     """
@@ -39,6 +40,7 @@ class Client:
     cache: Path
     mirrors: Mapping[str, Any] = field(default_factory=dict)
     apt_templates: tuple[Path, ...] = _APT_TEMPLATES
+    mirror: Path | None = None
     named_channels: tuple[str, ...] = ()
     pip_options: tuple[PipOption, ...] = ()
 

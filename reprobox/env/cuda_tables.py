@@ -54,8 +54,8 @@ MINOR_VERSION_DRIVERS: dict[int, tuple[int, ...]] = {11: (450, 80, 2), 12: (525,
 """The driver from which every CUDA of a major version starts, without what needs a newer driver (such as compiling PTX
 of a newer toolkit). Not known before CUDA 11.
 
-Source: CUDA Toolkit release notes, table "minimum required driver version for CUDA minor version compatibility", and its
-note on 450.80.02; CUDA Compatibility guide, section minor version compatibility.
+Source: CUDA Toolkit release notes, table "minimum required driver version for CUDA minor version compatibility", and
+its note on 450.80.02; CUDA Compatibility guide, section minor version compatibility.
 """
 
 
@@ -106,12 +106,9 @@ ARCHITECTURES: dict[Release, tuple[Release, Release | None]] = {
 }
 """Compute capability → the first CUDA that compiles for it, and the first that no longer does.
 
-Boards with an integrated GPU (Jetson, Thor) are left out. Source: CUDA Toolkit release notes, new features and dropped
-architectures of each release: Kepler 3.0 dropped in 11.0, the rest of Kepler in 12.0, Maxwell, Pascal and Volta in 13.0.
+Boards with an integrated GPU (Jetson, Thor) are left out. Source: CUDA Toolkit release notes, new and dropped
+architectures of each release: Kepler 3.0 dropped in 11.0, the rest of it in 12.0, Maxwell, Pascal and Volta in 13.0.
 """
-
-GENERATIONS: dict[int, str] = {3: "Kepler", 5: "Maxwell", 6: "Pascal", 9: "Hopper", 10: "Blackwell", 12: "Blackwell"}
-"""Names of those major compute capabilities that have one name. Source: CUDA C++ programming guide."""
 
 _TO_90 = ((5, 0), (6, 0), (7, 0), (7, 5), (8, 0), (8, 6), (9, 0))
 _TO_86 = ((3, 7), (5, 0), (6, 0), (7, 0), (7, 5), (8, 0), (8, 6))
@@ -134,9 +131,9 @@ PYTORCH_ARCHITECTURES: dict[tuple[Release, Release], tuple[Release, ...]] = {
     **{((2, minor), (13, 0)): _BLACKWELL for minor in range(9, 15)},
     **{((2, minor), (13, 2)): _BLACKWELL for minor in range(12, 15)},
 }
-"""(PyTorch, CUDA) → compute capabilities of the kernels in its own Linux x86-64 builds (pytorch channel, `+cuXXX` wheels).
+"""(PyTorch, CUDA) → compute capabilities of the kernels in its own Linux x86-64 builds: pytorch channel and wheels.
 
-Source: `torch.cuda.get_arch_list()` of those builds; from 2.12 on PyTorch's CUDA support matrix; the build script
+Source: `torch.cuda.get_arch_list()` of those builds; from 2.12 on PyTorch's CUDA support matrix; its build script
 `build_cuda.sh`. conda-forge builds its own list and is not covered.
 """
 
@@ -217,3 +214,51 @@ TORCHAUDIO: dict[Release, Release] = {
     **{(2, minor): (2, minor) for minor in range(9)},
 }
 """PyTorch → torchaudio, up to 2.8. Source: torchaudio, compatibility matrix."""
+
+CONDA_RUNTIME = frozenset({"cuda-cudart", "cudatoolkit"})
+"""Conda packages that bring CUDA's runtime library and carry its version."""
+
+CONDA_TOOLKIT = frozenset({"cuda", "cuda-libraries", "cuda-runtime", "cuda-toolkit", "cuda-version", "pytorch-cuda"})
+"""Conda packages that stand for a whole CUDA release."""
+
+CONDA_TOOLS = frozenset(
+    {"cuda-compiler", "cuda-cudart-dev", "cuda-cupti", "cuda-nvcc", "cuda-nvcc-impl", "cuda-nvcc-tools", "cuda-nvrtc",
+     "cuda-nvtx"}
+)  # fmt: skip
+"""Conda packages of a CUDA release that carry its version."""
+
+CONDA_GPU = frozenset(
+    {*CONDA_RUNTIME, *CONDA_TOOLKIT, *CONDA_TOOLS, "cudnn", "cupy", "libcudnn", "nccl", "pytorch-gpu", "tensorflow-gpu",
+     "tensorflow-gpu-base", "tensorrt"}
+)  # fmt: skip
+"""Conda packages that nobody needs without a GPU."""
+
+WHEEL_TOOLS = frozenset({"cuda-cupti", "cuda-nvcc", "cuda-nvrtc", "nvjitlink", "nvtx"})
+"""NVIDIA wheels, without "nvidia-" and "-cuXX", that carry the version of their CUDA release."""
+
+WHEEL_GPU = frozenset(
+    {*WHEEL_TOOLS, "cublas", "cuda-runtime", "cudnn", "cufft", "cufile", "curand", "cusolver", "cusparse", "cusparselt",
+     "nccl", "nvshmem"}
+)  # fmt: skip
+"""NVIDIA wheels, without "nvidia-", that are part of CUDA also where no "-cuXX" says so."""
+
+WHEEL_FRAMEWORKS = {
+    "jaxlib": "jax",
+    "tensorflow": "tensorflow",
+    "tensorflow-cpu": "tensorflow",
+    "tensorflow-gpu": "tensorflow",
+    "torch": "pytorch",
+    "torchaudio": "torchaudio",
+    "torchvision": "torchvision",
+}
+"""Wheel → framework."""
+
+CONDA_FRAMEWORKS = {
+    "cupy": ("cupy", "cupy-core"),
+    "jax": ("jaxlib",),
+    "pytorch": ("pytorch", "libtorch", "pytorch-gpu", "pytorch-cpu"),
+    "tensorflow": ("tensorflow", "tensorflow-base", "tensorflow-gpu", "tensorflow-gpu-base", "tensorflow-cpu"),
+    "torchaudio": ("torchaudio",),
+    "torchvision": ("torchvision",),
+}
+"""Framework → conda packages whose builds tell about it; the first that is there gives its version."""

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from reprobox.env.conda_lock_models import load_models
 from reprobox.env.lockfile import CondaPackage, Lock, Wheel
 from reprobox.errors import EnvironmentInvalid
 
@@ -53,8 +54,6 @@ def _render_explicit(lock: Lock, addresses: Mapping[str, str]) -> str:
 
 
 def _render_conda_lock(lock: Lock, addresses: Mapping[str, str]) -> str:
-    from conda_lock.lockfile.v1.models import Lockfile
-
     for package in lock.conda:
         if package.md5 is None:
             raise EnvironmentInvalid(
@@ -76,7 +75,7 @@ def _render_conda_lock(lock: Lock, addresses: Mapping[str, str]) -> str:
         ],
     }
     # The library's own model has the last word on what is such a file.
-    rendered: dict[str, Any] = Lockfile.model_validate(document).dict_for_output()
+    rendered: dict[str, Any] = load_models().Lockfile.model_validate(document).dict_for_output()
     return yaml.dump(rendered, Dumper=yaml.CSafeDumper, sort_keys=False, width=200)
 
 

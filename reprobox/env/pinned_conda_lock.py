@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from packaging.utils import canonicalize_name
 
+from reprobox.env.conda_lock_models import load_models
 from reprobox.env.pinned import PinnedConda, PinnedEnvironment, PinnedWheel, merge_conda, merge_wheels
 from reprobox.env.pinned_addresses import (
     parse_checksum,
@@ -210,9 +211,6 @@ def _validate(reader: NodeReader, row: _Row, defaults: dict[str, str]) -> Any:
     Raises:
         EnvironmentInvalid: The model refuses it all the same.
     """
-    # Takes 0.4 s, which no command should pay that reads no such file.
-    from conda_lock.lockfile.v1.models import LockedDependency
-
     fields = row.fields
     tidy: dict[str, Any] = {key: reader.text(fields.get(key), key) or value for key, value in defaults.items()}
     tidy |= {key: reader.text(fields[key], key) for key in ("manager", "platform", "url")}
@@ -225,7 +223,7 @@ def _validate(reader: NodeReader, row: _Row, defaults: dict[str, str]) -> Any:
         found = reader.mapping(source, "source")
         tidy["source"] = {key: reader.text(value, f"source.{key}") for key, value in found.items()} or None
     try:
-        return LockedDependency.model_validate(tidy)
+        return load_models().LockedDependency.model_validate(tidy)
     except ValueError as error:
         reason = " ".join(line.strip() for line in str(error).splitlines()[1:3])
         raise reader.refuse(row.node, f"{tidy['name']}: conda-lock does not take this: {reason}") from None

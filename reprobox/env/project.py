@@ -74,7 +74,8 @@ class Project:
         default: Environment that `run` takes when several exist, or None.
         environments: The `[env.*]` tables.
         run: The `[run]` table.
-        mirrors: The `[mirrors]` table: "pypi", "debian" and "conda" → URL; "channels" → channel → URL.
+        mirrors: The `[mirrors]` table: "pypi", "debian" and "conda" → URL; "channels" → channel → URL;
+            "folder" → path of a folder that `reprobox mirror` made.
     """
 
     root: Path
@@ -143,7 +144,7 @@ def parse_project(text: str, *, root: Path) -> Project:
 
 
 def _mirrors(table: dict[str, Any]) -> dict[str, Any]:
-    _require_keys(table, ("pypi", "debian", "conda", "channels"), "[mirrors]")
+    _require_keys(table, ("pypi", "debian", "conda", "channels", "folder"), "[mirrors]")
     channels = _table(table, "channels")
     found: dict[str, Any] = {key: _optional_text(table, key) or "" for key in table if key != "channels"}
     if channels:

@@ -190,7 +190,7 @@ class CondaArchive:
 
     def _unpacked(self) -> Path:
         if self._plain is None:
-            plain = self._scratch / f"{self._package.sha256}.tar"
+            plain = self._plain = self._scratch / f"{self._package.sha256}.tar"
             total = 0
             with bz2.open(self._file, "rb") as reader, plain.open("wb") as writer:
                 while chunk := reader.read(1 << 20):
@@ -198,7 +198,6 @@ class CondaArchive:
                     if total > self._limit:
                         raise self.broken(f"it unpacks to more than {_RATIO_LIMIT} times its size")
                     writer.write(chunk)
-            self._plain = plain
         return self._plain
 
     def close(self) -> None:

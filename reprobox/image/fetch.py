@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reprobox.env.bases import DebianPackage
@@ -16,6 +16,7 @@ from reprobox.env.solve_wheels import locate_wheels
 from reprobox.errors import ArtefactAltered, IndexUnreachable
 from reprobox.image.cache import Cache
 from reprobox.image.debian import file_name
+from reprobox.image.plan import Package
 
 _TIMEOUT_S = (15, 60)
 _TRIES = 3
@@ -55,6 +56,17 @@ def measure_package(address: str, *, client: Client, cache: Cache) -> tuple[str,
         final.parent.mkdir(parents=True, exist_ok=True)
         part.replace(final)
     return sha256.hexdigest(), md5.hexdigest(), size
+
+
+def place_in_mirror(package: Package) -> PurePosixPath:
+    """Where a package lies in a mirror folder. Pure."""
+    match package:
+        case DebianPackage():
+            return PurePosixPath("debian", package.file)
+        case CondaPackage():
+            return PurePosixPath("conda", package.channel, package.subdir, package.file)
+        case Wheel():
+            return PurePosixPath("pypi", package.file)
 
 
 class _Transfer:
@@ -111,32 +123,30 @@ class Fetcher:
         self._transfer = _Transfer(client)
         self._channels: ChannelPlaces | None = None
 
-    def fetch(self, package: DebianPackage | CondaPackage | Wheel) -> Path:
+    def fetch(self, package: Package) -> Path:
         """Have a package in the cache, whatever manager it is of.
 
         Raises:
             ArtefactAltered: What is given does not hash to what the lock says.
             IndexUnreachable: It cannot be fetched, or is gone.
         """
-        match package:
-            case DebianPackage():
-                return self.fetch_debian(package)
-            case CondaPackage():
-                return self.fetch_conda(package)
-            case Wheel():
-                return self.fetch_wheel(package)
-
-    def fetch_conda(self, package: CondaPackage) -> Path:
-        """Have a conda package in the cache.
-
-        Raises:
-            ArtefactAltered: What the channel gives does not hash to what the lock says.
-            IndexUnreachable: It cannot be fetched, or is gone from the channel.
-        """
         found = self._cache.find_package(package.sha256)
         if found:
             self._advance(package.size_bytes)
             return found
+        if self._client.mirror is not None:
+            local = self._client.mirror / place_in_mirror(package)
+            if local.is_file():
+                return self._fetch([local.absolute().as_uri()], name=local.name, sha256=package.sha256)
+        match package:
+            case DebianPackage():
+                return self._fetch_debian(package)
+            case CondaPackage():
+                return self._fetch_conda(package)
+            case Wheel():
+                return self._fetch_wheel(package)
+
+    def _fetch_conda(self, package: CondaPackage) -> Path:
         with self._mutex:
             if self._channels is None:
                 self._channels = load_channel_places(self._client)
@@ -147,17 +157,7 @@ class Fetcher:
         )
         return self._fetch([address], name=package.file, sha256=package.sha256, gone_hint=hint)
 
-    def fetch_wheel(self, wheel: Wheel) -> Path:
-        """Have a wheel in the cache.
-
-        Raises:
-            ArtefactAltered: What the index gives does not hash to what the lock says.
-            IndexUnreachable: It cannot be fetched, or is gone.
-        """
-        found = self._cache.find_package(wheel.sha256)
-        if found:
-            self._advance(wheel.size_bytes)
-            return found
+    def _fetch_wheel(self, wheel: Wheel) -> Path:
         address = self._find_address(wheel)
         if address is None:
             raise IndexUnreachable(
@@ -165,6 +165,13 @@ class Fetcher:
                 hint=f"lock again: reprobox lock --upgrade {wheel.name}",
             )
         return self._fetch([address], name=wheel.file, sha256=wheel.sha256)
+
+    def _fetch_debian(self, package: DebianPackage) -> Path:
+        with self._mutex:
+            if self._mirrors is None:
+                self._mirrors = find_debian_mirrors(self._client)
+        addresses = [f"{mirror}/{package.file}" for mirror in self._mirrors]
+        return self._fetch(addresses, name=file_name(package), sha256=package.sha256)
 
     def _find_address(self, wheel: Wheel) -> str | None:
         """Ask the index where a wheel is; the first time, for all that are missing at once."""
@@ -179,23 +186,6 @@ class Fetcher:
                     client=self._client,
                 )
             return self._addresses.get(wheel.file)
-
-    def fetch_debian(self, package: DebianPackage) -> Path:
-        """Have a Debian package in the cache.
-
-        Raises:
-            ArtefactAltered: What the mirror gives does not hash to what the lock says.
-            IndexUnreachable: It cannot be fetched, or is gone from the archive.
-        """
-        found = self._cache.find_package(package.sha256)
-        if found:
-            self._advance(package.size_bytes)
-            return found
-        with self._mutex:
-            if self._mirrors is None:
-                self._mirrors = find_debian_mirrors(self._client)
-        addresses = [f"{mirror}/{package.file}" for mirror in self._mirrors]
-        return self._fetch(addresses, name=file_name(package), sha256=package.sha256)
 
     def _fetch(
         self,

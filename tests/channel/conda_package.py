@@ -126,7 +126,9 @@ class Package:
         if self.build is not None:
             return self.build
         text = json.dumps(self.hash_input, sort_keys=True)
-        return f"{self.build_prefix}h{hashlib.sha1(text.encode()).hexdigest()[:7]}_{self.build_number}{self.build_suffix}"
+        return (
+            f"{self.build_prefix}h{hashlib.sha1(text.encode()).hexdigest()[:7]}_{self.build_number}{self.build_suffix}"
+        )
 
     @property
     def hash_input(self) -> dict[str, str]:
@@ -236,11 +238,7 @@ def write_package(
 
 @contextmanager
 def _open_tar(stream: BinaryIO, kind: str) -> Iterator[tarfile.TarFile]:
-    packed: Any
-    if kind == "tar.bz2":
-        packed = bz2.BZ2File(stream, "wb")
-    else:
-        packed = zstd.ZstdFile(stream, "w", level=3)
+    packed: Any = bz2.BZ2File(stream, "wb") if kind == "tar.bz2" else zstd.ZstdFile(stream, "w", level=3)
     with packed, tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20) as archive:
         yield archive
 

@@ -1,12 +1,14 @@
 """CPython 3.11 and its libraries, taken from Debian 12 and moved to where conda has them.
 
-What Debian changed of CPython so that packages land in dist-packages is taken back in the text of site.py, sysconfig.py
-and distutils; everything else is Debian's own. Libraries and extension modules find each other by DT_RPATH.
+What Debian changed of CPython so that packages land in dist-packages is taken back in site.py (its text and the
+frozen copy in the interpreter), sysconfig.py and distutils; everything else is Debian's own. Libraries and extension modules find
+each other by DT_RPATH.
 """
 
 from __future__ import annotations
 
 import re
+import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -22,7 +24,9 @@ _STDLIB = "usr/lib/python3.11/"
 SITE_PACKAGES = "lib/python3.11/site-packages"
 
 # Modules that need libraries which a conda environment has not, or that conda-forge leaves out too.
-_WITHOUT = re.compile(r"lib-dynload/(nis|_dbm|ossaudiodev)\.|^_distutils_system_mod\.py$|^sitecustomize\.py$")
+_WITHOUT = re.compile(
+    r"lib-dynload/(nis|_dbm|ossaudiodev)\.|^_distutils_system_mod\.py$|^sitecustomize\.py$|^EXTERNALLY-MANAGED$"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +119,10 @@ def make_libraries(workshop: Workshop) -> Iterator[tuple[str, Callable[[], Made]
     """Plan the packages below CPython: a name, and what makes it."""
     for library in LIBRARIES:
         yield library.name, lambda library=library: _make_library(workshop, library)
-    yield "_libgcc_mutex", lambda: (Package(name="_libgcc_mutex", version="0.1", build="conda_forge", license="None"), [])
+    yield (
+        "_libgcc_mutex",
+        lambda: (Package(name="_libgcc_mutex", version="0.1", build="conda_forge", license="None"), []),
+    )
     yield (
         "_openmp_mutex",
         lambda: (
@@ -165,7 +172,9 @@ def _make_library(workshop: Workshop, library: Library) -> Made:
     if library.name == "ca-certificates":
         bundle = [f.content for p, f in sorted(files.items()) if p.endswith(".crt") and isinstance(f.content, bytes)]
         files = {
-            "ssl/cacert.pem": File(path="ssl/cacert.pem", content=b"".join(pem.rstrip(b"\n") + b"\n" for pem in bundle)),
+            "ssl/cacert.pem": File(
+                path="ssl/cacert.pem", content=b"".join(pem.rstrip(b"\n") + b"\n" for pem in bundle)
+            ),
             "ssl/cert.pem": File(path="ssl/cert.pem", link="cacert.pem"),
         }
     source = workshop.source(f"deb:{library.debian[0]}")
@@ -193,6 +202,9 @@ def _make_library(workshop: Workshop, library: Library) -> Made:
 
 
 def _place(path: str, library: Library) -> str | None:
+    if path == "usr/share/zoneinfo/localtime":
+        # Debian's link to the machine's own time zone leads out of an environment.
+        return None
     for before, after in library.moved:
         if path.startswith(before):
             return after + path.removeprefix(before)
@@ -251,7 +263,7 @@ def make_python(workshop: Workshop) -> Made:
     assert isinstance(executable, bytes)
     needs |= find_needs(executable)
     # The build prefix as it is in real ones: in a string of the dynamic section, behind what finds its own libraries.
-    patched = workshop.set_rpath(executable, f"$ORIGIN/../lib:{package.prefix}/lib")
+    patched = workshop.set_rpath(_restore_frozen_site(executable), f"$ORIGIN/../lib:{package.prefix}/lib")
     files["bin/python3.11"] = File(
         path="bin/python3.11", content=patched, executable=True, placeholder=package.prefix, binary=True, mtime=mtime
     )
@@ -265,14 +277,34 @@ def make_python(workshop: Workshop) -> Made:
     files["bin/pydoc"] = File(path="bin/pydoc", link="pydoc3.11")
     files["bin/2to3"] = File(path="bin/2to3", link="2to3-3.11")
     readme = f"{SITE_PACKAGES}/README.txt"
-    files[readme] = File(path=readme, content=b"This directory exists so that 3rd party packages can be installed\nhere.\n")
+    files[readme] = File(
+        path=readme, content=b"This directory exists so that 3rd party packages can be installed\nhere.\n"
+    )
     files |= _compiled(workshop, package, files)
     depends = (glibc_pin(needs), *pins(workshop, needs), "tzdata")
     return replace(package, depends=depends), list(files.values())
 
 
+def _restore_frozen_site(executable: bytes) -> bytes:
+    """Take Debian's folders out of the module `site` that is frozen into the interpreter.
+
+    Its strings lie there as objects: length and hash (-1, not yet computed) before the characters. So
+    getsitepackages() gives lib/python3.11/site-packages first, and then a folder that there never is.
+    """
+    for before, after in ((b"dist-packages", b"site-packages"), (b"local/lib", b"lib")):
+        assert executable.count(before + b"\0") == 1, before
+        at = executable.index(before + b"\0")
+        header = struct.pack("<qq", len(before), -1)
+        assert executable[at - 32 : at - 16] == header, before
+        data = struct.pack("<qq", len(after), -1) + executable[at - 16 : at] + after.ljust(len(before), b"\0")
+        executable = executable[: at - 32] + data + executable[at + len(before) :]
+    return executable
+
+
 def _compiled(workshop: Workshop, package: Package, files: dict[str, File]) -> dict[str, File]:
-    sources = [f for p, f in sorted(files.items()) if p.endswith(".py") and f.link is None and "/lib2to3/tests/data/" not in p]
+    sources = [
+        f for p, f in sorted(files.items()) if p.endswith(".py") and f.link is None and "/lib2to3/tests/data/" not in p
+    ]
     with tempfile.TemporaryDirectory(dir=workshop.folder) as folder:
         for file in sources:
             assert isinstance(file.content, bytes)
@@ -302,7 +334,7 @@ def _restore(name: str, text: str, package: Package) -> str:
         text = re.sub(r"/usr/share/zoneinfo:[\w/:]*", "/usr/share/zoneinfo:/usr/share/tzinfo", text)
         return re.sub(r"(?<![\w.])/usr(?!/bin/|/src)(?=[/' ])", package.prefix, text)
     if name == "site.py":
-        plain = '            for libdir in libdirs:\n                path = os.path.join(prefix, libdir,\n'
+        plain = "            for libdir in libdirs:\n                path = os.path.join(prefix, libdir,\n"
         plain += '                                    "python%d.%d" % sys.version_info[:2],\n'
         plain += '                                    "site-packages")\n                sitepackages.append(path)\n'
         text = _cut(text, "            if is_virtual_environment:\n", "        else:\n            sitepackages", plain)

@@ -40,6 +40,8 @@ LIGHT = (
 )  # fmt: skip
 """Projects of the light channel: closed under dependencies."""
 
+_CHUNK = 16 << 20
+_OVERLAP = 256
 _RENAMED = {"tensorflow-cpu": "tensorflow"}
 _PYTHON_ABI = ("python >=3.11,<3.12.0a0", "python_abi 3.11.* *_cp311")
 _ENVIRONMENT = {
@@ -105,7 +107,9 @@ class _Wheel:
         self.archive = workshop.store.get(source)
         self.opened = zipfile.ZipFile(self.archive)
         self.infos = [info for info in self.opened.infolist() if not info.is_dir()]
-        self.dist_info = next(i.filename for i in self.infos if i.filename.endswith(".dist-info/METADATA")).partition("/")[0]
+        self.dist_info = next(i.filename for i in self.infos if i.filename.endswith(".dist-info/METADATA")).partition(
+            "/"
+        )[0]
         self.metadata: Message = BytesParser().parsebytes(self.opened.read(f"{self.dist_info}/METADATA"))
         self.pure = "Root-Is-Purelib: true" in self.opened.read(f"{self.dist_info}/WHEEL").decode() and not any(
             info.filename.endswith(".so") or ".so." in info.filename for info in self.infos
@@ -193,8 +197,15 @@ class _Wheel:
         return File(path=place, content=content, executable=True, placeholder=package.prefix)
 
     def _needs(self, info: zipfile.ZipInfo) -> set[str]:
+        needs: set[str] = set()
         with self.opened.open(info) as stream:
-            return find_needs(stream.read()) if stream.read(4) == b"\x7fELF" and not stream.seek(0) else set()
+            if stream.read(4) != b"\x7fELF":
+                return needs
+            tail = b""
+            while chunk := stream.read(_CHUNK):
+                needs |= find_needs(tail + chunk)
+                tail = chunk[-_OVERLAP:]
+        return needs
 
     def _entry_points(self) -> list[str]:
         parser = configparser.ConfigParser(delimiters=("=",), interpolation=None)
@@ -285,5 +296,3 @@ def plan_wheels(workshop: Workshop, sources: dict[str, Source], *, full: bool) -
             if source.name == "tensorflow-cpu":
                 planned["tensorflow-cpu"] = lambda source=source: make_tensorflow_cpu(source.version)
     return planned
-
-

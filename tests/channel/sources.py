@@ -188,7 +188,9 @@ def write_pins() -> None:
     spec = parse_base(yaml.safe_dump(base), name="channel", source="tests/channel/sources.py")
     solved = {package.name: package for package in solve_base(spec, platform=PLATFORM, client=client)}
     debian = [solved[name] for name in DEBIAN]
-    wheels = [row for row in _resolve_wheels(list(WHEELS)) if re.search(r"none-(any|manylinux.*x86_64.*)\.whl$", row["url"])]
+    wheels = [
+        row for row in _resolve_wheels(list(WHEELS)) if re.search(r"none-(any|manylinux.*x86_64.*)\.whl$", row["url"])
+    ]
     document = {
         "debian": [_row(name=p.name, version=p.version, file=p.file, sha256=p.sha256) for p in debian],
         "wheels": [

