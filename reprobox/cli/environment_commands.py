@@ -55,8 +55,10 @@ def lock(
     as_json: JsonOption = False,
 ) -> None:
     """Pin an environment: environment.yml -> reprobox.lock."""
+    from reprobox.env.cuda import check_cuda, find_cuda
     from reprobox.env.export import EXPORT_KINDS, render_export
-    from reprobox.errors import LockStale, UsageError
+    from reprobox.errors import AcceleratorError, LockStale, UsageError
+    from reprobox.image.oci import list_cuda_packages
     from reprobox.run.locking import load_addresses, load_fresh_lock, lock_command, make_lock
     from reprobox.run.resolve import LockOptions
 
@@ -87,6 +89,10 @@ def lock(
         if export == "requirements" and found.conda:
             say(f"note: {len(found.conda)} conda packages are not in it: a requirements file holds wheels alone")
         return
+    for finding in check_cuda(find_cuda(list_cuda_packages(found), python=found.python), python=found.python):
+        if finding.level == "error":
+            raise AcceleratorError(finding.message, hint=finding.hint)
+        say(f"warning: {finding.message}\n  {finding.hint}")
     if as_json:
         print_document(_lock_document(entry, found))
         return

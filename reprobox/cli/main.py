@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -62,7 +63,18 @@ doctor_command.register(app)
 def main() -> NoReturn:
     """Run the command line and exit with the code that `reprobox.errors` gives."""
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(_run(sys.argv[1:]))
+    code = _run(sys.argv[1:])
+    if "rattler" in sys.modules:
+        # Its threads may still let go of Python's objects, which aborts an interpreter that is being taken down.
+        _flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from reprobox.env.conda_specs import DEFAULTS
 from reprobox.env.documents import parse_yaml
@@ -29,16 +28,17 @@ def name_channel(channel: str) -> str:
     """
     if "://" not in channel:
         return channel.strip("/")
-    parts = urlsplit(channel)
-    path = re.sub(r"^/?t/[^/]+/", "", parts.path.strip("/"))
-    if parts.scheme == "file" or not path:
+    path = re.sub(r"^[^/]*/*", "", re.split(r"[?#]", channel.split("://", 1)[1], maxsplit=1)[0]).strip("/")
+    path = re.sub(r"^t/[^/]+/?", "", path)
+    if channel.startswith("file:"):
         path = path.rsplit("/", 1)[-1]
-    return re.sub(r"[^A-Za-z0-9_./-]", "-", path) or "channel"
+    parts = [re.sub(r"[^A-Za-z0-9_.-]", "-", part) for part in path.split("/") if part.strip(".")]
+    return re.sub(r"^[^A-Za-z0-9]+", "", "/".join(parts)) or "channel"
 
 
-def hide_credentials(url: str) -> str:
-    """Give a URL without user, password and token, for messages."""
-    return re.sub(r"/t/[^/]+/", "/t/<token>/", re.sub(r"(://)[^/@]*@", r"\1", url))
+def hide_credentials(text: str) -> str:
+    """Give a text without the users, passwords and tokens of the URLs in it, for messages."""
+    return re.sub(r"/t/[^/\s]+", "/t/<token>", re.sub(r"(://)[^/\s]*@", r"\1", text))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,10 @@
-"""What CUDA a lock brings, whether its parts agree, and whether a host's driver and GPUs can run it. Pure.
+"""What CUDA a lock brings, and whether its parts agree. Pure.
 
-`find_cuda` reads packages, `check_cuda` compares them with one another, `check_driver` and `check_architecture` with a
-host; the tables are in `cuda_tables`. For users: docs/cuda.md.
+`find_cuda` reads packages, `check_cuda` compares them with one another; the tables are in `cuda_tables`, and what a
+host can run is in `cuda_driver`. For users: docs/cuda.md.
 
-Invariants: the order of packages does not matter; a newer driver never makes a verdict worse; a version that the tables
-do not know is never refused because of that, and nothing that a lock can hold makes anything here but `require_driver`
-raise.
+Invariants: the order of packages does not matter; a version that the tables do not know is never refused because of
+that; nothing that a lock can hold makes anything here raise.
 """
 
 from __future__ import annotations
@@ -17,11 +16,9 @@ from typing import Literal
 
 from reprobox.env import cuda_tables as tables
 from reprobox.env.cuda_tables import Release
-from reprobox.errors import AcceleratorError
 
 Manager = Literal["conda", "wheel"]
 Flavour = Literal["cuda", "cpu", "unknown"]
-Verdict = Literal["native", "minor-version", "forward", "refused", "no-driver", "no-cuda"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,64 +106,22 @@ class Finding:
     hint: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostGpu:
-    """A GPU: its name, its compute capability ("8.0"), and whether NVIDIA sells it for data centers."""
-
-    name: str
-    compute_capability: str
-    data_center: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostDriver:
-    """A host's NVIDIA driver.
-
-    Attributes:
-        version: Such as "535.104.05".
-        cuda: The newest CUDA that it reports to run, such as "12.2", if it could be asked.
-        gpus: What it drives.
-    """
-
-    version: str
-    cuda: str | None
-    gpus: tuple[HostGpu, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DriverVerdict:
-    """Whether a host can run what an environment brings.
-
-    Attributes:
-        verdict: "native": in full. "minor-version": with limits. "forward": through cuda-compat. "refused": not at all.
-            "no-driver": the host has no driver or no GPU. "no-cuda": the environment brings none.
-        message: The same in words.
-        needed_driver: The oldest driver that would do, if known.
-        fitting_cuda: The newest CUDA that this host runs in full, if known.
-        source: Where the rule is published.
-    """
-
-    verdict: Verdict
-    message: str
-    needed_driver: str | None = None
-    fitting_cuda: str | None = None
-    source: str = tables.RELEASE_NOTES
-
-
 # What a package says ---------------------------------------------------------------------------------
 
 _CUDA = re.compile(r"cuda_?([0-9]{1,4})(?:\.([0-9]{1,2}))?|(?:^|[_-])cu([0-9]{2,4})(?=[_.-]|$)")
 _VERSION = re.compile(r"(?:[0-9]+!)?([0-9]{1,6})(?:\.([0-9]{1,6}))?")
 
 
-def _release(version: str) -> tuple[int, int | None] | None:
+def parse_release(version: str) -> tuple[int, int | None] | None:
+    """Parse the first two numbers of a version; the second is None where there is one only."""
     """Read major and minor of a version; None if it starts with no number."""
     match = _VERSION.match(version)
     return (int(match[1]), None if match[2] is None else int(match[2])) if match else None
 
 
-def _pair(version: str) -> Release | None:
-    release = _release(version)
+def parse_pair(version: str) -> Release | None:
+    """Parse the first two numbers of a version, with 0 for a second that is not there."""
+    release = parse_release(version)
     return None if release is None else (release[0], release[1] or 0)
 
 
@@ -192,11 +147,13 @@ def _built_for(text: str) -> tuple[int, int | None] | None:
     return None
 
 
-def _shown(release: tuple[int, int | None]) -> str:
+def show_release(release: tuple[int, int | None]) -> str:
+    """Show a release as people write it."""
     return str(release[0]) if release[1] is None else f"{release[0]}.{release[1]}"
 
 
-def _label(package: Package) -> str:
+def show_package(package: Package) -> str:
+    """Show a package with its version."""
     return f"{package.name} {package.version}"
 
 
@@ -216,7 +173,7 @@ def _component(package: Package) -> str | None:
 
 def _says_cuda(package: Package) -> tuple[int, tuple[int, int | None]] | None:
     """Say which CUDA a package stands for, with the weight of its word: 0 is the runtime itself, 3 a bare major."""
-    own, component = _release(package.version), _component(package)
+    own, component = parse_release(package.version), _component(package)
     weight, found = 2, None
     if package.manager == "conda":
         for rank, names in enumerate((tables.CONDA_RUNTIME, tables.CONDA_TOOLKIT, tables.CONDA_TOOLS)):
@@ -236,7 +193,7 @@ def _says_cuda(package: Package) -> tuple[int, tuple[int, int | None]] | None:
 
 def _says_cudnn(package: Package) -> str | None:
     if package.name in ("cudnn", "libcudnn") or _component(package) == "cudnn":
-        return package.version if _release(package.version) else None
+        return package.version if parse_release(package.version) else None
     match = re.search(r"cudnn([0-9.]*[0-9])", package.build or package.version.partition("+")[2])
     if match is None or "." in match[1]:
         return match and match[1]
@@ -273,16 +230,16 @@ def find_cuda(packages: Iterable[Package], *, python: str) -> CudaContent:
     cudnn: dict[str, list[str]] = {}
     for package in known:
         if version := _says_cudnn(package):
-            cudnn.setdefault(version, []).append(_label(package))
-    libraries = tuple(_label(p) for p in known if _brings_runtime(p))
-    compat = [p.version for p in known if (p.name, p.manager) == ("cuda-compat", "conda") and _release(p.version)]
+            cudnn.setdefault(version, []).append(show_package(package))
+    libraries = tuple(show_package(p) for p in known if _brings_runtime(p))
+    compat = [p.version for p in known if (p.name, p.manager) == ("cuda-compat", "conda") and parse_release(p.version)]
     frameworks = [*_find_wheel_frameworks(known, with_libraries=bool(libraries)), *_find_conda_frameworks(known)]
     return CudaContent(
         python=python,
         cuda=_find_parts(known),
         cudnn=tuple(Part(version=v, packages=tuple(cudnn[v])) for v in sorted(cudnn, key=_order, reverse=True)),
         frameworks=tuple(sorted(frameworks, key=lambda f: (f.name, f.package.name, f.package.manager, f.cuda or ""))),
-        gpu_packages=tuple(_label(p) for p in known if _needs_gpu(p)),
+        gpu_packages=tuple(show_package(p) for p in known if _needs_gpu(p)),
         libraries=libraries,
         compat=max(compat, key=_order, default=None),
     )
@@ -294,7 +251,7 @@ def _find_parts(known: list[Package]) -> tuple[Part, ...]:
     for package in known:
         if says := _says_cuda(package):
             weight, (major, minor) = says
-            said.setdefault(major, []).append((weight, -1 if minor is None else minor, _label(package)))
+            said.setdefault(major, []).append((weight, -1 if minor is None else minor, show_package(package)))
     parts = []
     for major in sorted(said, reverse=True):
         best = min(weight for weight, _, _ in said[major])
@@ -322,7 +279,7 @@ def _find_wheel_frameworks(known: list[Package], *, with_libraries: bool) -> lis
             flavour = "cpu"
         elif with_libraries and not local:  # torch and tensorflow of the index find CUDA in the nvidia-* wheels
             flavour = "cuda"
-        found.append(Framework(name=name, package=package, flavour=flavour, cuda=built and _shown(built)))
+        found.append(Framework(name=name, package=package, flavour=flavour, cuda=built and show_release(built)))
     return found
 
 
@@ -342,7 +299,7 @@ def _find_conda_frameworks(known: list[Package]) -> list[Framework]:
         elif members and members[0].name.endswith(("-gpu", "-gpu-base", "-cpu")):
             flavour = "cpu" if members[0].name.endswith("-cpu") else "cuda"
         if members:
-            found.append(Framework(name=name, package=members[0], flavour=flavour, cuda=built and _shown(built)))
+            found.append(Framework(name=name, package=members[0], flavour=flavour, cuda=built and show_release(built)))
     return found
 
 
@@ -362,7 +319,7 @@ def check_cuda(content: CudaContent, *, python: str | None = None) -> tuple[Find
     findings = [*_check_majors(content), *_check_cpu_builds(content), *_check_libraries(content)]
     for framework in content.frameworks:
         rows = {"tensorflow": tables.TENSORFLOW, "pytorch": tables.PYTORCH}.get(framework.name, ())
-        version = _pair(framework.package.version)
+        version = parse_pair(framework.package.version)
         for row in (row for row in rows if version in row.versions):
             findings += _check_python(framework, row, python or content.python)
             findings += _check_build(framework, row, content)
@@ -382,7 +339,7 @@ def _check_cpu_builds(content: CudaContent) -> list[Finding]:
     """A GPU dependency that ends in a CPU build; a wheel that is meant for the CPU may stand beside a GPU framework."""
     uses_cuda = any(framework.flavour == "cuda" for framework in content.frameworks)
     builds = [
-        f"{_label(f.package)} {f.package.build}".strip()
+        f"{show_package(f.package)} {f.package.build}".strip()
         for f in content.frameworks
         if f.flavour == "cpu" and not (uses_cuda and f.package.manager == "wheel")
     ]
@@ -395,7 +352,7 @@ def _check_cpu_builds(content: CudaContent) -> list[Finding]:
 
 def _check_libraries(content: CudaContent) -> list[Finding]:
     bare = [
-        _label(f.package)
+        show_package(f.package)
         for f in content.frameworks
         if f.flavour == "cuda" and f.package.manager == "wheel" and f.name in ("cupy", "jax", "tensorflow")
     ]
@@ -407,13 +364,13 @@ def _check_libraries(content: CudaContent) -> list[Finding]:
 
 
 def _check_python(framework: Framework, row: tables.BuildRow, python: str) -> list[Finding]:
-    package, found = framework.package, _release(python)
+    package, found = framework.package, parse_release(python)
     if found is None or found[1] is None or row.python[0] <= (found[0], found[1]) <= row.python[1]:
         return []
     if re.search(rf"py{found[0]}\.?{found[1]}(?![0-9])", package.build):  # conda built it for this Python after all
         return []
-    oldest, newest = (_shown(version) for version in row.python)
-    message = f"{_label(package)} was published for Python {oldest} to {newest}, this environment has {python}"
+    oldest, newest = (show_release(version) for version in row.python)
+    message = f"{show_package(package)} was published for Python {oldest} to {newest}, this environment has {python}"
     return [Finding(level="warning", message=message, hint=f"take a Python between {oldest} and {newest}")]
 
 
@@ -425,25 +382,25 @@ def _check_build(framework: Framework, row: tables.BuildRow, content: CudaConten
     alone = [f.name for f in content.frameworks if f.flavour == "cuda"] == ["tensorflow"]
     level: Literal["warning", "error"] = "error" if alone and package.manager == "wheel" else "warning"
     source = tables.TENSORFLOW_BUILDS if framework.name == "tensorflow" else tables.PYTORCH_BUILDS
-    have = [_pair(framework.cuda)] if framework.cuda else [_pair(part.version) for part in content.cuda]
+    have = [parse_pair(framework.cuda)] if framework.cuda else [parse_pair(part.version) for part in content.cuda]
     # Before CUDA 11 every minor version has its own library names; from 11 on, those of one major version are alike.
     fits = [
         (cuda, cudnn)
         for cuda, cudnn in row.builds
         if any(h and h[0] == cuda[0] and (cuda[0] > 10 or h == cuda) for h in have)
     ]
-    wanted = " or ".join(_shown(cuda) for cuda, _ in row.builds)
+    wanted = " or ".join(show_release(cuda) for cuda, _ in row.builds)
     if not fits:
         brought = " and ".join([framework.cuda] if framework.cuda else [part.version for part in content.cuda])
-        message = f"{_label(package)} was built with CUDA {wanted}, this environment brings {brought} ({source})"
+        message = f"{show_package(package)} was built with CUDA {wanted}, this environment brings {brought} ({source})"
         return [Finding(level=level, message=message, hint=f"lock it with CUDA {wanted}, or take another version")]
     wants = sorted({cudnn for _, cudnn in fits if cudnn})
-    brings = [_pair(part.version) for part in content.cudnn]
+    brings = [parse_pair(part.version) for part in content.cudnn]
     if not wants or not brings or any(b and b[0] == w[0] and b >= w for w in wants for b in brings):
         return []
-    wanted = " or ".join(map(_shown, wants))
+    wanted = " or ".join(map(show_release, wants))
     versions = ", ".join(part.version for part in content.cudnn)
-    message = f"{_label(package)} was built with cuDNN {wanted}, this environment brings {versions} ({source})"
+    message = f"{show_package(package)} was built with cuDNN {wanted}, this environment brings {versions} ({source})"
     hint = f"take cuDNN {wanted} or a newer one of the same major version"
     return [Finding(level=level, message=message, hint=hint)]
 
@@ -453,238 +410,22 @@ def _check_torch_pairs(content: CudaContent) -> list[Finding]:
     for torch in (f.package for f in content.frameworks if f.name == "pytorch"):
         for other in content.frameworks:
             pairs = {"torchvision": tables.TORCHVISION, "torchaudio": tables.TORCHAUDIO}.get(other.name, {})
-            expected, found = pairs.get(_pair(torch.version) or (0, 0)), _pair(other.package.version)
+            expected, found = pairs.get(parse_pair(torch.version) or (0, 0)), parse_pair(other.package.version)
             nightly = re.search(r"dev|a[0-9]", f"{torch.version} {other.package.version}".split("+")[0])
             if expected is None or found not in pairs.values() or found == expected or nightly:
                 continue
             certain = other.name == "torchvision" and torch.manager == other.package.manager == "wheel"
-            message = f"{_label(torch)} and {_label(other.package)} do not belong together"
-            hint = f"with this PyTorch take {other.name} {_shown(expected)}"
+            message = f"{show_package(torch)} and {show_package(other.package)} do not belong together"
+            hint = f"with this PyTorch take {other.name} {show_release(expected)}"
             findings.append(Finding(level="error" if certain else "warning", message=message, hint=hint))
     return findings
-
-
-# An environment on a host ----------------------------------------------------------------------------
-
-_RANK: dict[Verdict, int] = {"no-cuda": 0, "native": 1, "minor-version": 2, "forward": 3, "refused": 4, "no-driver": 5}
-
-
-def check_driver(content: CudaContent, host: HostDriver | None) -> DriverVerdict:
-    """Check whether a host's driver runs the CUDA of an environment.
-
-    Args:
-        content: What the environment brings.
-        host: The driver and its GPUs, or None where there is none.
-
-    Returns:
-        The worst verdict of its CUDA versions. A newer driver never gets a worse one.
-    """
-    if not content.cuda:
-        return DriverVerdict(verdict="no-cuda", message="this environment brings no CUDA that is known here")
-    if host is None or not host.gpus:
-        wanted = content.cuda[0]
-        there = "no NVIDIA driver" if host is None else f"NVIDIA driver {host.version}, but no GPU"
-        return DriverVerdict(
-            verdict="no-driver",
-            message=f"this host has {there}; CUDA {wanted.version} needs a GPU and its driver",
-            needed_driver=_needed(_pair(wanted.version) or (0, 0)),
-        )
-    return max((_judge(part, content, host) for part in content.cuda), key=lambda v: _RANK[v.verdict])
-
-
-def _judge(part: Part, content: CudaContent, host: HostDriver) -> DriverVerdict:
-    wanted = _pair(part.version) or (0, 0)
-    driver, reported = _driver(host.version), _pair(host.cuda or "")
-    needed, full = _needed(wanted), _fitting(driver, reported)
-    runs = f"this host's driver {host.version} runs CUDA {full} in full" if full else f"driver {host.version}"
-    what = f"CUDA {part.version} ({', '.join(part.packages[:3])}{', …' if len(part.packages) > 3 else ''})"
-
-    def verdict(name: Verdict, message: str, source: str) -> DriverVerdict:
-        return DriverVerdict(verdict=name, message=message, needed_driver=needed, fitting_cuda=full, source=source)
-
-    if _runs_natively(wanted, driver, reported):
-        return verdict("native", f"{what}: driver {host.version} runs it in full", tables.RELEASE_NOTES)
-    if _runs_limited(wanted, driver, reported):
-        limits = "what needs a newer driver will not work, such as compiling PTX (JIT) of this CUDA at run time"
-        message = f"{what} runs by minor version compatibility ({runs}): {limits}"
-        return verdict("minor-version", message, tables.MINOR_VERSION_GUIDE)
-    package = _pair(content.compat or "")
-    row = _forward_row(wanted if package is None else package)
-    reach = row is not None and driver is not None and driver >= row.driver
-    center = all(gpu.data_center for gpu in host.gpus)
-    if row and package and package[0] >= wanted[0] and reach and center and driver:
-        named = ", ".join(f"R{branch}" for branch in row.branches)
-        listed = "" if driver[0] in row.branches else f"; NVIDIA names the driver branches {named} for it"
-        message = f"{what} runs through cuda-compat {content.compat} on data-center GPUs ({runs}){listed}"
-        return verdict("forward", message, tables.FORWARD_GUIDE)
-    newer = f"needs NVIDIA driver {needed} or newer" if needed else "needs a newer NVIDIA driver"
-    message = f"{what} {newer}; {runs}"
-    if reach and center and package is None:
-        message += f"; on these data-center GPUs the conda package cuda-compat={_shown(wanted)} would do as well"
-    elif content.compat and not center:
-        message += "; cuda-compat works on data-center GPUs only"
-    return verdict("refused", message, tables.MINOR_VERSION_GUIDE if wanted[0] > 10 else tables.RELEASE_NOTES)
-
-
-def require_driver(content: CudaContent, host: HostDriver | None, *, gpus_asked: bool) -> DriverVerdict:
-    """Require that a host's driver runs the CUDA of an environment.
-
-    Args:
-        content: What the environment brings.
-        host: The driver and its GPUs, or None.
-        gpus_asked: Whether somebody asked for GPUs; without that, a host that has none is fine.
-
-    Raises:
-        AcceleratorError: The driver is too old; or there is no driver or GPU, and one was asked for.
-    """
-    found = check_driver(content, host)
-    if found.verdict == "refused":
-        lock = f"lock for this host: reprobox lock --cuda {found.fitting_cuda}; or " if found.fitting_cuda else ""
-        newer = f"update the driver to {found.needed_driver} or newer; or " if found.needed_driver else ""
-        raise AcceleratorError(f"{found.message} ({found.source})", hint=f"{newer}{lock}run on the CPU: --gpus none")
-    if found.verdict == "no-driver" and gpus_asked:
-        least = f" and NVIDIA driver {found.needed_driver} or newer" if found.needed_driver else ""
-        hint = f"use a machine with a GPU{least}, or run on the CPU: --gpus none"
-        raise AcceleratorError(f"GPUs were asked for: {found.message}", hint=hint)
-    return found
-
-
-def _order(version: str) -> tuple[tuple[int, ...], str]:
-    return tuple(int(number) for number in re.findall(r"[0-9]{1,9}", version)), version
-
-
-def _driver(version: str) -> tuple[int, ...] | None:
-    match = re.match(r"[0-9]{1,6}(?:\.[0-9]{1,6}){0,3}", version)
-    return tuple(map(int, match[0].split("."))) if match else None
-
-
-def _show_driver(numbers: tuple[int, ...]) -> str:
-    return ".".join([str(numbers[0]), *(f"{number:02d}" for number in numbers[1:])])
-
-
-def _toolkit_driver(wanted: Release) -> tuple[int, ...] | None:
-    """The driver that came with a release, or with the next one that is known; None for newer than all known."""
-    later = [release for release in tables.DRIVERS if release >= wanted]
-    return tables.DRIVERS[min(later)] if later else None
-
-
-def _least_driver(wanted: Release) -> tuple[int, ...] | None:
-    candidates = (tables.MINOR_VERSION_DRIVERS.get(wanted[0]), _toolkit_driver(wanted))
-    return min((candidate for candidate in candidates if candidate), default=None)
-
-
-def _needed(wanted: Release) -> str | None:
-    numbers = _least_driver(wanted)
-    return _show_driver(numbers) if numbers else None
-
-
-def _fitting(driver: tuple[int, ...] | None, reported: Release | None) -> str | None:
-    known = [release for release, least in tables.DRIVERS.items() if driver and driver >= least]
-    best = max([*known, *([reported] if reported else [])], default=None)
-    return _shown(best) if best else None
-
-
-def _runs_natively(wanted: Release, driver: tuple[int, ...] | None, reported: Release | None) -> bool:
-    least = _toolkit_driver(wanted)
-    if driver and least and driver >= least:
-        return True
-    return reported is not None and reported >= wanted
-
-
-def _runs_limited(wanted: Release, driver: tuple[int, ...] | None, reported: Release | None) -> bool:
-    least = tables.MINOR_VERSION_DRIVERS.get(wanted[0])
-    if driver is None and reported is None:
-        return True  # nothing is known that speaks against it, here and where this driver is newer than the tables
-    if least and driver:
-        return driver >= least
-    if reported or driver is None:
-        return wanted[0] > 10 and reported is not None and reported[0] >= wanted[0]
-    return wanted[0] > 10 and driver[0] > max(tables.DRIVERS.values())[0]
-
-
-def _forward_row(release: Release) -> tables.ForwardRow | None:
-    return next((row for row in tables.FORWARD if release in row.releases), None)
-
-
-def check_architecture(content: CudaContent, gpus: Iterable[HostGpu]) -> tuple[Finding, ...]:
-    """Check that the CUDA and the framework builds of an environment have kernels for some GPUs.
-
-    Kernels run on GPUs of the same major compute capability and the same or a higher minor one. GPUs and builds that
-    are not known here are no finding.
-
-    Returns:
-        Warnings, one per model at most, in the order of `gpus`.
-    """
-    models = {gpu.name: _release(gpu.compute_capability) for gpu in gpus}
-    findings = []
-    for name, found in models.items():
-        capability = None if found is None else (found[0], found[1] or 0)
-        reason = capability and (_missing_kernels(content, capability) or _unknown_to_cuda(content, capability))
-        if capability and reason:
-            message = f"{name} has compute capability {_shown(capability)}: {reason}"
-            findings.append(Finding(level="warning", message=message, hint="lock other versions for this GPU"))
-    return tuple(findings)
-
-
-def _covers(compiled: Iterable[Release], capability: Release) -> bool:
-    return any(major == capability[0] and minor <= capability[1] for major, minor in compiled)
-
-
-def _missing_kernels(content: CudaContent, capability: Release) -> str | None:
-    for framework in (f for f in content.frameworks if f.name == "pytorch" and f.flavour == "cuda"):
-        package = framework.package
-        if package.manager == "conda" and not re.match(r"py[0-9.]+_cuda", package.build):
-            continue  # not the pytorch channel's own build
-        cuda = framework.cuda or next((part.version for part in content.cuda), "")
-        kernels = tables.PYTORCH_ARCHITECTURES.get((_pair(package.version) or (0, 0), _pair(cuda) or (0, 0)))
-        if kernels and not _covers(kernels, capability):
-            return f"{_label(package)} for CUDA {cuda} has kernels for {', '.join(map(_shown, kernels))} only"
-    return None
-
-
-def _unknown_to_cuda(content: CudaContent, capability: Release) -> str | None:
-    alike = [known for known in tables.ARCHITECTURES if _covers([known], capability)]
-    for part in content.cuda if alike else ():
-        found = _release(part.version) or (0, None)
-        release = (found[0], 99 if found[1] is None else found[1])
-        first = min(tables.ARCHITECTURES[known][0] for known in alike)
-        dropped = [tables.ARCHITECTURES[known][1] for known in alike]
-        gone = max((end for end in dropped if end), default=None) if None not in dropped else None
-        if release < first:
-            return (
-                f"CUDA {part.version} compiles for it from {_shown(first)} on; without kernels it may work by PTX only"
-            )
-        if gone and release >= gone:
-            return f"CUDA {part.version} no longer compiles for it; the last that does comes before {_shown(gone)}"
-    return None
-
-
-# What an image says ----------------------------------------------------------------------------------
-
-
-def render_require_cuda(content: CudaContent) -> str | None:
-    """Render NVIDIA_REQUIRE_CUDA, by which NVIDIA's container runtime refuses a host before the start.
-
-    One condition only: blanks and commas between conditions have been read as "or" and as "and" by different versions.
-    It never refuses a host that `check_driver` accepts: with minor version compatibility, every CUDA of a major version
-    starts where the first does.
-
-    Returns:
-        Such as "cuda>=12.0"; None if the environment brings no CUDA, or none that is known here.
-
-    Source: nvidia-container-cli, requirement expressions (cuda, driver, arch, brand).
-    """
-    wanted = _pair(content.cuda[0].version) if content.cuda else None
-    if wanted is None or not (wanted[0] in tables.MINOR_VERSION_DRIVERS or wanted in tables.DRIVERS):
-        return None
-    package, floor = _pair(content.compat or "") or (0, 0), _least_driver(wanted)
-    row = _forward_row(package)
-    if row and floor and package[0] >= wanted[0] and row.driver < floor:
-        return f"driver>={_show_driver(row.driver)}"
-    return f"cuda>={_shown((wanted[0], 0) if wanted[0] in tables.MINOR_VERSION_DRIVERS else wanted)}"
 
 
 def render_labels(content: CudaContent) -> dict[str, str]:
     """Render the image's labels: versions of CUDA and cuDNN, newest first with commas; empty without any."""
     labels = {"org.reprobox.cuda": content.cuda, "org.reprobox.cudnn": content.cudnn}
     return {name: ",".join(part.version for part in parts) for name, parts in labels.items() if parts}
+
+
+def _order(version: str) -> tuple[tuple[int, ...], str]:
+    return tuple(int(number) for number in re.findall(r"[0-9]{1,9}", version)), version

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from typing import Any
 
 import yaml
@@ -13,18 +14,34 @@ _MAX_DEPTH = 40
 """Levels of nesting. The C library composes recursively, and a deep text would end the process."""
 
 
-def parse_yaml(text: str, *, source: str, hint: str) -> Any:
+def parse_yaml(text: str, *, source: str, hint: str, aliases: bool = True) -> Any:
     """Parse a YAML document into plain values.
 
     Args:
         text: The document.
         source: Its name, for messages.
         hint: What to do where it is broken.
+        aliases: Whether a value may stand for another one. A few lines of those can stand for more than memory holds.
 
     Raises:
         EnvironmentInvalid: It is not valid YAML, with line and column where there are some.
     """
-    return _guard(lambda: yaml.load(text, Loader=yaml.CSafeLoader), text, source, hint)
+
+    def parse() -> Any:
+        if not aliases:
+            _require_no_aliases(text, source, hint)
+        return yaml.load(text, Loader=yaml.CSafeLoader)
+
+    return _guard(parse, text, source, hint)
+
+
+def _require_no_aliases(text: str, source: str, hint: str) -> None:
+    if not re.search(r"(^|[\s\[{,:?-])\*", text):
+        return
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            where = f"{source}:{event.start_mark.line + 1}" if event.start_mark else source
+            raise EnvironmentInvalid(f"{where}: a value stands for another one, which has no place here", hint=hint)
 
 
 def decode_text(data: bytes, *, source: str) -> str:

@@ -32,6 +32,8 @@ LAYER_FORMAT = 1
 
 _HEADER = "# Written by `reprobox lock`. Commit it; to change it, edit environment.yml and lock again.\n"
 _RELOCK = "lock again: reprobox lock"
+_CONDA_PARTS = tuple(map(re.compile, (r"[a-z0-9_][a-z0-9_.-]*", r"[A-Za-z0-9_.!+]+", r"[A-Za-z0-9_.+]+")))
+"""Name, version and build of a conda package."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,10 +213,10 @@ def parse_lock(text: str, *, source: str) -> Lock:
     Raises:
         EnvironmentInvalid: Not a lock of a known version, or a package without file, size or sha256.
     """
-    document = parse_yaml(text, source=source, hint=_RELOCK)
+    document = parse_yaml(text, source=source, hint=_RELOCK, aliases=False)
     if not isinstance(document, dict) or "version" not in document:
         raise EnvironmentInvalid(f"{source}: not a reprobox.lock", hint=_RELOCK)
-    if document["version"] != LOCK_VERSION:
+    if type(document["version"]) is not int or document["version"] != LOCK_VERSION:
         raise EnvironmentInvalid(
             f"{source}: lock version {document['version']!r} is not known here (this reprobox writes {LOCK_VERSION})",
             hint="upgrade reprobox, or lock again with this one: reprobox lock",
@@ -222,7 +224,8 @@ def parse_lock(text: str, *, source: str) -> Lock:
     try:
         lock = _read(document, source)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise EnvironmentInvalid(f"{source}: the lock is incomplete or damaged ({error!r})", hint=_RELOCK) from None
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise EnvironmentInvalid(f"{source}: the lock is incomplete or damaged ({reason})", hint=_RELOCK) from None
     if lock.layer_format != LAYER_FORMAT:
         raise EnvironmentInvalid(
             f"{source}: layer format {lock.layer_format} is not what this reprobox writes ({LAYER_FORMAT})",
@@ -258,7 +261,7 @@ def _read(document: dict[str, Any], source: str) -> Lock:
         raise EnvironmentInvalid(f"{source}: python {python['version']} is not among its conda packages", hint=_RELOCK)
     return Lock(
         platform=platform,
-        layer_format=int(document["layer_format"]),
+        layer_format=require_size(document["layer_format"], source=source, name="layer_format"),
         virtual_packages=tuple(sorted(virtual_packages.items())),
         python=python["version"],
         omit=tuple(map(str, document["base"]["omit"])),
@@ -297,7 +300,10 @@ def _wheel(row: dict[str, Any], source: str) -> Wheel:
 def _conda(row: dict[str, Any], source: str) -> CondaPackage:
     file = str(row["file"])
     name, version, build, subdir = (str(row[key]) for key in ("name", "version", "build", "subdir"))
-    if file not in (f"{name}-{version}-{build}.conda", f"{name}-{version}-{build}.tar.bz2") or "/" in file:
+    stem, parts = re.sub(r"\.(conda|tar\.bz2)$", "", file), (name, version, build)
+    plain = all(form.fullmatch(part) for form, part in zip(_CONDA_PARTS, parts, strict=True))
+    # A package's name is in lower case; its file may be older than that rule.
+    if not plain or stem == file or stem.lower() != "-".join(parts).lower():
         raise EnvironmentInvalid(f"{source}: {file!r} is not the file of {name} {version} {build}", hint=_RELOCK)
     if subdir not in (*PLATFORMS, "noarch"):
         raise EnvironmentInvalid(f"{source}: {file} is for {subdir!r}, which is no platform here", hint=_RELOCK)
@@ -325,24 +331,39 @@ def render_requested(spec: EnvironmentSpec, *, base: str) -> Requested:
     return Requested(
         sha256=spec.sha256,
         base=base,
-        channels=tuple(name_channel(channel) for channel in spec.channels) if not spec.base_suffices else (),
-        conda=tuple(sorted(requirement.shown for requirement in spec.conda)),
-        wheels=tuple(sorted(wheel.text for wheel in spec.wheels)),
+        channels=tuple(name_channel(channel) for channel in spec.channels),
+        conda=tuple(sorted(text for text, _ in _conda_texts(spec))),
+        wheels=tuple(sorted(text for text, _ in _wheel_texts(spec))),
         others=tuple(sorted(text for text, _ in _others(spec))),
     )
 
 
+def _conda_texts(spec: EnvironmentSpec) -> list[tuple[str, int]]:
+    """What conda is asked for, each with its line; a channel that is given by its URL is named without its host."""
+    return [(f"{name_channel(r.channel)}::{r.text}" if r.channel else r.text, r.line) for r in spec.conda]
+
+
+def _wheel_texts(spec: EnvironmentSpec) -> list[tuple[str, int]]:
+    """What the index is asked for, under normalised names, each with its line."""
+    rows = [(re.sub(r"^[A-Za-z0-9._-]+", wheel.name, wheel.text), wheel) for wheel in spec.wheels]
+    return [("".join([text, *(f" sha256:{digest}" for digest in sorted(w.sha256s))]), w.line) for text, w in rows]
+
+
 def _others(spec: EnvironmentSpec) -> list[tuple[str, int]]:
     """References and options, each in one line without a host, with their lines in the file."""
-    references = [
-        (f"{r.kind} {r.name or ''} {_hide(r.address)} {r.revision or ''}".strip(), r.line) for r in spec.references
-    ]
-    return references + [(f"{option.kind} {_hide(option.value)}".strip(), option.line) for option in spec.options]
+    rows: list[tuple[list[str | None], int]] = []
+    for r in spec.references:
+        name = f"{r.name or ''}[{','.join(r.extras)}]" if r.extras else r.name
+        words = ["editable" if r.editable else None, r.kind, name, _hide(r.address), r.revision]
+        rows.append(([*words, r.subdirectory, r.sha256 and f"sha256:{r.sha256}"], r.line))
+    rows += [([option.kind, _hide(option.value)], option.line) for option in spec.options]
+    return [(" ".join(filter(None, words)), line) for words, line in rows]
 
 
 def _hide(address: str) -> str:
-    """Give a path of the project as it is, and an address as a digest: a lock names no host."""
-    return address if "://" not in address and "@" not in address else hashlib.sha256(address.encode()).hexdigest()[:16]
+    """Give a path of the project as it is, and an address as a digest: a lock names no host and no machine's folder."""
+    own = "://" not in address and not re.match(r"[/~]|[^/\s]*@[^/\s]*:", address)
+    return address if own else hashlib.sha256(address.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def require_fresh(lock: Lock, spec: EnvironmentSpec, *, base: str, source: str, command: str) -> None:
@@ -360,13 +381,19 @@ def require_fresh(lock: Lock, spec: EnvironmentSpec, *, base: str, source: str, 
     """
     now = render_requested(spec, base=base)
     then = lock.requested
-    lines = {wheel.text: wheel.line for wheel in spec.wheels}
-    lines |= {requirement.shown: requirement.line for requirement in spec.conda}
-    lines |= dict(_others(spec))
-    asked, locked = (part.conda + part.wheels + part.others for part in (now, then))
-    findings = [f"{spec.source}:{lines[text]}: {text} is not in the lock" for text in asked if text not in locked]
-    findings += [f"{source}: {text} is no longer in {spec.source}" for text in locked if text not in asked]
-    if now.channels != then.channels:
+    # A bare python is in every environment, and where conda takes no part a bare pip asks for nothing.
+    nothing = {"python"} if lock.python_from == "conda" else {"python", "pip"}
+    asked, locked = (set(part.conda) - nothing for part in (now, then))
+    lines = {text: line for text, line in _conda_texts(spec) if text in asked}
+    findings = [f"{spec.source}:{lines[text]}: {text} is not in the lock" for text in sorted(asked - locked)]
+    gone = sorted(locked - asked)
+    for rows, part in ((_wheel_texts(spec), then.wheels), (_others(spec), then.others)):
+        findings += [
+            f"{spec.source}:{line}: {text} is not in the lock" for text, line in sorted(rows) if text not in part
+        ]
+        gone += [text for text in part if text not in dict(rows)]
+    findings += [f"{source}: {text} is no longer in {spec.source}" for text in gone]
+    if lock.python_from == "conda" and now.channels != then.channels:
         findings.append(
             f"{spec.source}: channels are {', '.join(now.channels) or '(none)'}, "
             f"the lock was made with {', '.join(then.channels) or '(none)'}"

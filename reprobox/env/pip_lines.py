@@ -14,6 +14,7 @@ from typing import Literal
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
+from reprobox.env.channels import hide_credentials
 from reprobox.errors import EnvironmentInvalid
 
 
@@ -76,7 +77,7 @@ class Reference:
     @property
     def text(self) -> str:
         """What it asks for, in one line; an address that is not the project's own may name a host."""
-        return " ".join(filter(None, [self.name, "@", self.address, self.revision]))
+        return " ".join(filter(None, [self.name and f"{self.name} @", hide_credentials(self.address), self.revision]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +161,10 @@ _REFUSED = {
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _VCS = re.compile(r"(?:(?P<vcs>git|hg|svn|bzr)\+)(?P<address>\S+)")
 _ADDRESS = re.compile(r"(?:https?|file|ssh|git|s3|ftp)://\S+")
+_REPOSITORY = re.compile(r"(?P<address>(?:[\w+]+://)?[^/@]*@?[^/@]*/[^@]*)(?:@(?P<revision>[^@]+))?")
+# Projects that have wheels for Windows or macOS alone and stand in exports of environments made there.
+_WINDOWS = re.compile(r"pywin32|pypiwin32|pywinpty|windows-curses|win-unicode-console|pywin32-ctypes-.+|torch-directml")
+_MACOS = re.compile(r"pyobjc|pyobjc-.+|tensorflow-macos|tensorflow-metal|mlx-metal")
 _SOURCES = (".tar.gz", ".tar.bz2", ".tar.xz", ".zip", ".tgz")
 
 
@@ -247,15 +252,19 @@ def _value(value: str, separator: str, words: list[str], name: str, where: str) 
 def _requirement(text: str, draft: _Draft, where: str, line: int) -> WheelRequirement | Reference:
     if _VCS.match(text) or _ADDRESS.match(text) or re.match(r"\.{0,2}/|\.\.?(\[|$)|~|[A-Za-z]:\\|\\\\", text):
         return _reference(text, draft, where, line)
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)+/?(\[[^\]]*\])?", text):
+        return _reference(text, draft, where, line)
     if text.split("[", maxsplit=1)[0].endswith((".whl", *_SOURCES)) and " " not in text and "@" not in text:
         return _reference(text, draft, where, line)
     try:
         requirement = Requirement(text)
     except (InvalidRequirement, RecursionError) as error:
-        single = re.match(r"^([A-Za-z0-9_.-]+(?:\[[^\]]*\])?)\s*=\s*([^=<>!~;\s][^;\s]*)", text)
-        hint = f"write it as {single[1]}=={single[2]}" if single else "write it as name==1.2, name>=1.2 or name"
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
-        raise EnvironmentInvalid(f"{where}: cannot read the requirement {text[:200]!r}: {reason}", hint=hint) from None
+        raise EnvironmentInvalid(
+            f"{where}: cannot read the requirement {text[:200]!r}: {reason}", hint=_hint_of(text)
+        ) from None
+    if requirement.url and requirement.marker:
+        raise _behind(where, text)
     if requirement.url:
         draft.words.clear()
         found = _reference(requirement.url, draft, where, line)
@@ -264,8 +273,54 @@ def _requirement(text: str, draft: _Draft, where: str, line: int) -> WheelRequir
             kind=found.kind, name=canonicalize_name(requirement.name), address=found.address, revision=found.revision,
             subdirectory=found.subdirectory, extras=extras, sha256=found.sha256, line=line,
         )  # fmt: skip
-    sha256s = tuple(value.removeprefix("sha256:") for value in draft.hashes if value.startswith("sha256:"))
-    return WheelRequirement(text=str(requirement), name=canonicalize_name(requirement.name), line=line, sha256s=sha256s)
+    name = canonicalize_name(requirement.name)
+    for kind, names in (("Windows", _WINDOWS), ("macOS", _MACOS)):
+        if requirement.marker is None and names.fullmatch(name):
+            raise EnvironmentInvalid(
+                f"{where}: {text[:200]!r} is published for {kind} alone; images are Linux",
+                hint=f"delete that line, or add ; sys_platform == '{'win32' if kind == 'Windows' else 'darwin'}'",
+            )
+    return WheelRequirement(text=str(requirement), name=name, line=line, sha256s=_sha256s(draft, where))
+
+
+def _hint_of(text: str) -> str:
+    """Give the one edit that most likely helps."""
+    name = r"^([A-Za-z0-9_.-]+(?:\[[^\]]*\])?)\s*"
+    for pattern, edit in (
+        (name + r"=\s*([^=<>!~;\s][^;\s]*)", "{0}=={1}"),
+        (name + r"=>\s*([^;\s]+)", "{0}>={1}"),
+        (name + r"=<\s*([^;\s]+)", "{0}<={1}"),
+        (name + r"([<>]=?\s*[\w.]+)\s+([<>!]=?\s*[\w.]+)$", "{0}{1},{2}"),
+        (name + r"([<>]=?\s*\d[\w.]*?)\.\*$", "{0}{1}"),
+        (name + r"\s(\d[\w.]*)$", "{0}=={1}"),
+    ):
+        found = re.match(pattern, text[:500])
+        if found:
+            return "write it as " + edit.format(*found.groups())
+    return "write it as name==1.2, name>=1.2 or name"
+
+
+def _behind(where: str, text: str) -> EnvironmentInvalid:
+    return EnvironmentInvalid(
+        f"{where}: what stands behind the address cannot be met: {text[:200]!r}",
+        hint="leave out all behind the address",
+    )
+
+
+def _sha256s(draft: _Draft, where: str) -> tuple[str, ...]:
+    """Give the digests that a line names.
+
+    Raises:
+        EnvironmentInvalid: It names some, and none is a sha256; a lock could not keep to them.
+    """
+    found = tuple(value.removeprefix("sha256:") for value in draft.hashes if value.startswith("sha256:"))
+    broken = next((value for value in found if not re.fullmatch(r"[0-9a-f]{64}", value)), None)
+    if broken is not None or (draft.hashes and not found):
+        raise EnvironmentInvalid(
+            f"{where}: {(broken or draft.hashes[0])[:200]!r} is no sha256",
+            hint="write --hash=sha256: and 64 hex digits",
+        )
+    return found
 
 
 def _reference(text: str, draft: _Draft, where: str, line: int, *, editable: bool = False) -> Reference:
@@ -275,6 +330,8 @@ def _reference(text: str, draft: _Draft, where: str, line: int, *, editable: boo
         EnvironmentInvalid: It is in a version control system other than git, or of another platform.
     """
     text = text.strip()
+    if re.search(r"\s", text):
+        raise _behind(where, text)
     vcs = _VCS.match(text)
     if vcs and vcs["vcs"] != "git":
         raise EnvironmentInvalid(f"{where}: {vcs['vcs']} is not supported: {text[:200]!r}", hint="name a git address")
@@ -283,14 +340,14 @@ def _reference(text: str, draft: _Draft, where: str, line: int, *, editable: boo
     egg = re.fullmatch(r"([A-Za-z0-9._-]+)(?:\[([^\]]*)\])?", parts.get("egg", ""))
     extras = tuple(sorted(filter(None, map(str.strip, (egg[2] or "").split(","))))) if egg else ()
     name = canonicalize_name(egg[1]) if egg else None
-    hashes = [value.removeprefix("sha256:") for value in draft.hashes if value.startswith("sha256:")]
+    hashes = _sha256s(draft, where)
     sha256 = parts.get("sha256") or (hashes[0] if len(hashes) == 1 else None)
     if vcs:
-        address, at, revision = body.rpartition("@")
-        if not at or "/" not in address or address.endswith((":", "/")) or "/" in revision.replace("refs/", ""):
-            address, revision = body, ""
+        # An @ before the first / of the path belongs to the host; a branch may have a / of its own.
+        at = _REPOSITORY.fullmatch(body)
+        address, revision = (at["address"], at["revision"]) if at else (body, None)
         return Reference(
-            kind="git", name=name, address=address, revision=revision or None, extras=extras, editable=editable,
+            kind="git", name=name, address=address, revision=revision, extras=extras, editable=editable,
             subdirectory=parts.get("subdirectory"), line=line,
         )  # fmt: skip
     if re.match(r"[A-Za-z]:\\|\\\\", body) or "\\" in body:
@@ -318,7 +375,10 @@ def _wheel_reference(
     try:
         name, _, _, tags = parse_wheel_filename(unquote(file))
     except (InvalidWheelFilename, InvalidSdistFilename) as error:
-        raise EnvironmentInvalid(f"{where}: {file!r} is not the name of a wheel: {error}") from None
+        raise EnvironmentInvalid(
+            f"{where}: {file!r} is not the name of a wheel: {error}",
+            hint="give the file the name that it had on the index",
+        ) from None
     platforms = {tag.platform for tag in tags}
     if not any(platform == "any" or "linux" in platform for platform in platforms):
         raise EnvironmentInvalid(

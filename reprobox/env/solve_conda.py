@@ -183,6 +183,7 @@ class _Solver:
             return await solve(
                 sources=self._channels,
                 specs=[self._specification(requirement) for requirement in self._requirements],
+                constraints=_limit_cuda(virtual_packages.get("__cuda")),
                 gateway=self._gateway,
                 platforms=[self._platform, "noarch"],  # type: ignore[list-item]
                 locked_packages=[] if pin else old,
@@ -235,9 +236,9 @@ class _Solver:
 
     async def _explain(self, text: str, *, pin: bool) -> NoSolution:
         """Turn the solver's words into an error that names lines, and the one edit."""
-        reason = re.sub(r"[├└│─]+", " ", text)
+        reason = re.sub(r"[├└│─]+", " ", text).replace("Cannot solve the request because of:", "")
         lines = [re.sub(r"\s+", " ", line).strip() for line in reason.splitlines()]
-        plain = "\n  ".join(line for line in lines if line and not line.startswith("Cannot solve"))
+        plain = "\n  ".join(filter(None, lines))
         named = [r for r in self._requirements if re.search(rf"(^|[\s,:]){re.escape(r.name)}\b", plain)]
         where = f"{self._source}:{named[0].line}: " if len(named) == 1 else f"{self._source}: "
         missing = re.search(r"No candidates were found for (\S+)([^\n]*)", plain)
@@ -311,6 +312,14 @@ def _explain_version(
     return NoSolution(
         f"{where}{shown} is no longer published in {channels}; there is {newest}", hint=f"write {name}={versions[0]}"
     )
+
+
+def _limit_cuda(version: str | None) -> list[str]:
+    """Limit CUDA's libraries to what a driver runs in full: packages themselves ask for the major version alone."""
+    if version is None:
+        return []
+    major, minor = version.split(".")[:2]
+    return [f"{name} <{major}.{int(minor) + 1}.0a0" for name in ("cuda-version", "cudatoolkit")]
 
 
 def _channel_of(url: str, subdir: str) -> str:

@@ -5,10 +5,12 @@ Nothing is dropped in silence: what is not supported is refused with its line, w
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import posixpath
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import yaml
 
@@ -16,8 +18,10 @@ from reprobox.env.conda_specs import (
     DEFAULTS,
     CondaRequirement,
     check_selector,
+    find_platform,
     parse_channel,
     parse_conda_requirement,
+    strip_comment,
 )
 from reprobox.env.documents import compose_yaml
 from reprobox.env.pip_lines import (
@@ -46,7 +50,7 @@ class EnvironmentSpec:
     Attributes:
         name: The file's `name:`, or None.
         source: The file's name as messages show it.
-        sha256: Digest of the text, in hex.
+        sha256: Digest of the text, and of the files that it draws in, in hex.
         channels: Names and URLs, in their order, without `nodefaults`; `defaults` where the file names none.
         conda: What conda would install, python included, in file order.
         wheels: What the package index answers, in file order.
@@ -88,7 +92,7 @@ class _Draft:
     references: list[Reference] = field(default_factory=list)
     options: list[PipOption] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
-    included: int = 0
+    included: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,24 +140,25 @@ def parse_environment(
     file = _File(source=source, lines=tuple(text.splitlines()), platform=platform, include=include)
     sections = dict(_mapping(root, file, "the file"))
     draft = _Draft()
-    for key, (key_node, _) in sections.items():
-        if key not in _SECTIONS:
-            draft.notes.append(
-                Note(line=key_node.start_mark.line + 1, message=f"unknown key {key!r} is passed over, as conda does")
-            )
-    for item in _sequence(sections.get("dependencies"), file, "dependencies"):
+    draft.notes.extend(_check_keys(sections, file))
+    items = [
+        item
+        for item in _sequence(sections.get("dependencies"), file, "dependencies")
+        if isinstance(item, yaml.MappingNode) or file.selected(item)
+    ]
+    plain = [(item, _scalar(item, file, "a dependency")) for item in items if not isinstance(item, yaml.MappingNode)]
+    _require_linux(plain, file)
+    for item, words in plain:
+        if strip_comment(words):
+            draft.conda.append(parse_conda_requirement(words, source=source, line=item.start_mark.line + 1))
+    for item in items:
         if isinstance(item, yaml.MappingNode):
             _read_pip_section(item, file, draft)
-        elif file.selected(item):
-            requirement = parse_conda_requirement(
-                _scalar(item, file, "a dependency"), source=source, line=item.start_mark.line + 1
-            )
-            draft.conda.append(requirement)
     name = _scalar(sections["name"][1], file, "name") if "name" in sections else ""
     return EnvironmentSpec(
         name=name.strip() or None,
         source=source,
-        sha256=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
+        sha256=_digest([text, *draft.included]),
         channels=_channels(sections.get("channels"), file),
         conda=tuple(draft.conda),
         wheels=tuple(draft.wheels),
@@ -161,6 +166,48 @@ def parse_environment(
         options=tuple(draft.options),
         variables=tuple(_variables(sections.get("variables"), file)),
         notes=tuple(draft.notes),
+    )
+
+
+def _digest(texts: Sequence[str]) -> str:
+    """Digest a text as it is, and texts that draw others in by the digests of all."""
+    digests = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for text in texts]
+    return digests[0] if len(digests) == 1 else hashlib.sha256(",".join(digests).encode()).hexdigest()
+
+
+def _check_keys(sections: dict[str, tuple[yaml.Node, yaml.Node]], file: _File) -> Iterator[Note]:
+    """Note keys that conda passes over, too.
+
+    Raises:
+        EnvironmentInvalid: One is a slip of the pen, and what stands below it would be lost.
+    """
+    for key, (node, _) in sections.items():
+        if key in _SECTIONS:
+            continue
+        if key == "pip":
+            raise file.fail(node, "'pip' is no section of its own", "write `- pip:` as the last line of dependencies")
+        meant = difflib.get_close_matches(key, ("dependencies", "channels", "variables"), n=1, cutoff=0.8)
+        if meant:
+            raise file.fail(node, f"unknown key {key[:200]!r}", f"did you mean {meant[0]}?")
+        yield Note(line=node.start_mark.line + 1, message=f"unknown key {key[:200]!r} is passed over, as conda does")
+
+
+def _require_linux(items: Sequence[tuple[yaml.Node, str]], file: _File) -> None:
+    """Require that no package is of another platform alone.
+
+    Raises:
+        EnvironmentInvalid: Some are; names all their lines.
+    """
+    foreign = [(item, words.strip(), kind) for item, words in items if (kind := find_platform(words))]
+    if len(foreign) < 2:
+        # One alone is told by what reads it.
+        return
+    node, words, kind = foreign[0]
+    lines = ", ".join(str(item.start_mark.line + 1) for item, _, _ in foreign)
+    raise file.fail(
+        node,
+        f"{words[:200]!r} is {kind}; images are Linux, and {len(foreign)} lines of this file are not for it",
+        f"make the file with `conda env export --from-history`, or delete lines {lines}",
     )
 
 
@@ -178,7 +225,11 @@ def _channels(entry: tuple[yaml.Node, yaml.Node] | None, file: _File) -> tuple[s
     if bare:
         names.pop(DEFAULTS, None)
     if not names and bare:
-        raise file.fail(entry[1] if entry else yaml.ScalarNode("", ""), "no channel is left beside nodefaults")
+        raise file.fail(
+            entry[1] if entry else yaml.ScalarNode("", ""),
+            "no channel is left beside nodefaults",
+            "name one, such as conda-forge",
+        )
     return tuple(names) or (DEFAULTS,)
 
 
@@ -186,7 +237,7 @@ def _variables(entry: tuple[yaml.Node, yaml.Node] | None, file: _File) -> Iterat
     if entry is None or _is_null(entry[1]):
         return
     for key, (key_node, value) in _mapping(entry[1], file, "variables"):
-        if not key or "=" in key or "\0" in key:
+        if not key or "=" in key or re.search(r"[\s\x00-\x1f]", key):
             raise file.fail(key_node, f"{key!r} is no name of a variable", "write NAME: value")
         yield key, _scalar(value, file, f"variables.{key}")
 
@@ -220,7 +271,10 @@ def _scalar(node: yaml.Node, file: _File, what: str) -> str:
     if not isinstance(node, yaml.ScalarNode):
         kind = "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
         raise file.fail(node, f"{what} must be a plain value, not {kind}", "write it as one word on that line")
-    return "" if _is_null(node) else str(node.value)
+    value = "" if _is_null(node) else str(node.value)
+    if "\0" in value:
+        raise file.fail(node, f"{what} holds a character of code 0", "delete it")
+    return value
 
 
 def _read_pip_section(node: yaml.MappingNode, file: _File, draft: _Draft) -> None:
@@ -239,6 +293,7 @@ def _read_pip_section(node: yaml.MappingNode, file: _File, draft: _Draft) -> Non
 
 
 def _read_pip_line(text: str, source: str, line: int, folder: str, include: Include, draft: _Draft) -> None:
+    """Read one line of pip's; where it draws in a file, all of that file's lines count as this one."""
     found = parse_pip_line(text, source=source, line=line)
     draft.notes.extend(found.notes)
     for item in found.items:
@@ -247,21 +302,36 @@ def _read_pip_line(text: str, source: str, line: int, folder: str, include: Incl
         else:
             draft.references.append(item)
     for option in found.options:
-        if option.kind not in ("include", "constraint"):
+        if option.kind in ("include", "constraint"):
+            _draw_in(option, source, folder, include, draft)
+        else:
             draft.options.append(option)
-            continue
-        name = posixpath.normpath(posixpath.join(folder, option.value))
-        content = include(name)
-        draft.included += 1
-        if content is None:
-            raise EnvironmentInvalid(
-                f"{source}:{line}: {option.value!r} cannot be read", hint="write the file, or its lines here"
-            )
-        if draft.included > _INCLUDES:
-            raise EnvironmentInvalid(f"{source}:{line}: requirements files draw each other in without an end")
-        for number, row in split_requirements(content):
-            if option.kind == "constraint":
-                limit = parse_wheel_requirement(row, source=name, line=number)
-                draft.options.append(PipOption(kind="constraint", value=limit.text, line=line))
-            else:
-                _read_pip_line(row, name, number, posixpath.dirname(name) or ".", include, draft)
+
+
+def _draw_in(option: PipOption, source: str, folder: str, include: Include, draft: _Draft) -> None:
+    """Read the requirements or constraints of another file.
+
+    Raises:
+        EnvironmentInvalid: It cannot be read, or such files draw each other in without an end.
+    """
+    where = f"{source}:{option.line}"
+    name = posixpath.normpath(posixpath.join(folder, option.value))
+    content = include(name)
+    if content is None:
+        raise EnvironmentInvalid(f"{where}: {option.value!r} cannot be read", hint="write the file, or its lines here")
+    draft.included.append(content)
+    if len(draft.included) > _INCLUDES:
+        raise EnvironmentInvalid(
+            f"{where}: requirements files draw each other in without an end", hint=f"take {option.value!r} out"
+        )
+    inner = _Draft(included=draft.included)
+    for number, row in split_requirements(content):
+        if option.kind == "constraint":
+            limit = parse_wheel_requirement(row, source=name, line=number)
+            inner.options.append(PipOption(kind="constraint", value=limit.text, line=option.line))
+        else:
+            _read_pip_line(row, name, number, posixpath.dirname(name) or ".", include, inner)
+    draft.wheels.extend(replace(item, line=option.line) for item in inner.wheels)
+    draft.references.extend(replace(item, line=option.line) for item in inner.references)
+    draft.options.extend(replace(item, line=option.line) for item in inner.options)
+    draft.notes.extend(Note(line=option.line, message=f"{name}:{note.line}: {note.message}") for note in inner.notes)

@@ -2,22 +2,32 @@
 
 An image has no moment of activation, so what packages' `activate.d` scripts export becomes the image's environment.
 Only what can be told from the text alone is captured: assignments of plain words and known variables, and conditions
-on whether a variable is set. Anything else is named, so that a person can decide.
+on whether a variable is set. Anything else is named, so that a person can decide; where something is, nothing of that
+script counts, because the rest may hang on it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
-_ASSIGNMENT = re.compile(rf"(?:export\s+)?(?P<name>{_NAME})=(?P<value>.*)")
-_EXPORT = re.compile(rf"export(?:\s+{_NAME})+")
+_ASSIGNMENT = re.compile(rf"(?P<export>export[ \t]+)?(?P<name>{_NAME})=(?P<value>.*)", re.DOTALL)
+_NAMES = re.compile(rf"(?P<verb>export|unset(?:[ \t]+-v)?)(?P<names>(?:[ \t]+{_NAME})+)")
 _TEST = re.compile(
-    r"""(?:\[\[?|test)\s+(?P<not>!\s+)?(?P<sign>-[znfde])\s+(?P<word>"[^"]*"|'[^']*'|\S+)\s*(?:\]\]?)?"""
+    r"""(?P<open>\[\[?|test)[ \t]+(?P<not>![ \t]+)?-(?P<sign>[zn])[ \t]+"""
+    r"""(?P<word>"[^"]*"|'[^']*'|[^\s"'\]]+)(?:[ \t]+(?P<close>\]\]?))?"""
 )
+_GUARD = re.compile(r"(?P<test>(?:\[|test[ \t])(?:[^&|]|\$\{[^}]*\})*)(?P<sign>&&|\|\|)(?P<rest>[^&|]*)")
 _VARIABLE = re.compile(rf"\$\{{(?P<braced>{_NAME})(?:(?P<sign>:?[-+])(?P<other>[^}}]*))?\}}|\$(?P<plain>{_NAME})")
+_KEYWORDS = re.compile(r"(then|else|do)(?=[ \t]|$)")
+_TOKEN = re.compile(r"""'[^']*'|"[^"]*"|\\.|\n|;|\#|[^'"\\;\n#]+|.""", re.DOTALL)
+# What a shell sets of itself, so that it is not empty where nobody has set it.
+_OF_SHELL = re.compile(
+    r"(BASH|ZSH)(_.*)?|PWD|OLDPWD|RANDOM|SRANDOM|SECONDS|E?UID|GROUPS|PPID|HOME|HOSTNAME|HOSTTYPE|MACHTYPE|OSTYPE|SHELL"
+    r"|SHELLOPTS|SHLVL|IFS|LINENO|OPT(ARG|ERR|IND)|PIPESTATUS|FUNCNAME|DIRSTACK|EPOCH.*|TERM|USER|LOGNAME|TMPDIR|PS\d|_"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +47,21 @@ class _Unknown(Exception):
     """A line that is not understood."""
 
 
+@dataclass(slots=True)
+class _Shell:
+    """What a script has done so far.
+
+    Attributes:
+        values: Variables.
+        exported: Names of those that programs see.
+        branches: One entry for each open `if`: whether its lines count now, and whether one of its branches did.
+    """
+
+    values: dict[str, str]
+    exported: set[str]
+    branches: list[tuple[bool, bool]] = field(default_factory=list)
+
+
 def capture_activation(text: str, *, environment: Mapping[str, str]) -> Activation:
     """Capture what one script sets.
 
@@ -47,95 +72,134 @@ def capture_activation(text: str, *, environment: Mapping[str, str]) -> Activati
     Returns:
         What it sets, and the lines that are not understood; where there are such lines, nothing counts as set.
     """
-    values = dict(environment)
-    exported: set[str] = set(environment)
+    shell = _Shell(values=dict(environment), exported=set(environment))
     unknown: list[str] = []
-    # One entry for each open `if`: whether its lines count now, and whether one of its branches did.
-    branches: list[tuple[bool, bool]] = []
-    for raw in re.sub(r"\\\n", " ", text).splitlines():
-        for line in _split(re.sub(r"(^|\s)#.*$", "", raw).strip()):
-            try:
-                _run_line(line, values, exported, branches)
-            except _Unknown:
-                unknown.append(line)
-    if branches:
+    for line in _split(text):
+        try:
+            _run_line(line, shell)
+        except _Unknown:
+            unknown.append(line)
+    if shell.branches:
         unknown.append("an `if` without its `fi`")
-    changed = {name: value for name, value in values.items() if name in exported and environment.get(name) != value}
+    unknown += [f"unset {name}" for name in environment if name not in shell.exported]
+    changed = {
+        name: value for name, value in shell.values.items() if name in shell.exported and environment.get(name) != value
+    }
     return Activation(variables={} if unknown else changed, unknown=tuple(unknown))
 
 
-def _split(line: str) -> list[str]:
-    """Split a line at semicolons outside of quotes, and take `then` and `do` off."""
-    parts = re.findall(r"""(?:[^;"']|"[^"]*"|'[^']*')+""", line)
-    lines = [re.sub(r"^then\s+", "", part.strip()) for part in parts]
-    return [part for part in lines if part and part not in ("then", ":", "true")]
+def _split(text: str) -> Iterator[str]:
+    """Split a script into commands: at ends of lines and semicolons outside of quotes, without comments."""
+    words: list[str] = []
+    comment = False
+    for token in _TOKEN.findall(text.replace("\\\n", "")):
+        if token == "\n" or (token == ";" and not comment):
+            yield from _take_keywords("".join(words))
+            words, comment = [], False
+        elif not comment:
+            comment = token == "#" and (not words or words[-1][-1:].isspace())
+            if not comment:
+                words.append(token)
+    yield from _take_keywords("".join(words))
 
 
-def _run_line(line: str, values: dict[str, str], exported: set[str], branches: list[tuple[bool, bool]]) -> None:
+def _take_keywords(command: str) -> Iterator[str]:
+    """Give a command apart from the `then` or `else` that stands before it."""
+    rest = command.strip(" \t\r")
+    while found := _KEYWORDS.match(rest):
+        if found[1] != "then":
+            yield found[1]
+        rest = rest[found.end() :].strip(" \t")
+    if rest not in ("", ":", "true"):
+        yield rest
+
+
+def _run_line(line: str, shell: _Shell) -> None:
+    branches = shell.branches
     active = all(now for now, _ in branches)
-    if line.startswith("if "):
-        outcome = _check(line[3:].strip(), values) if active else False
-        branches.append((outcome, outcome))
-    elif line.startswith("elif ") and branches:
+    word = re.split(r"[ \t]", line, maxsplit=1)[0]
+    if "<<" in line:
+        raise _Unknown
+    if word == "if":
+        branches.append((False, True))
+        if active:
+            outcome = _check(line[2:], shell.values)
+            branches[-1] = (outcome, outcome)
+    elif word == "elif" and branches:
         _, done = branches.pop()
-        outcome = not done and all(now for now, _ in branches) and _check(line[5:].strip(), values)
-        branches.append((outcome, done or outcome))
+        branches.append((False, True))
+        if not done and all(now for now, _ in branches[:-1]):
+            outcome = _check(line[4:], shell.values)
+            branches[-1] = (outcome, outcome)
     elif line == "else" and branches:
         _, done = branches.pop()
         branches.append((not done, True))
     elif line == "fi" and branches:
         branches.pop()
     elif active:
-        _run_command(line, values, exported)
+        _run_command(line, shell)
 
 
-def _run_command(line: str, values: dict[str, str], exported: set[str]) -> None:
-    guarded = re.fullmatch(r"(\[.*?\]\]?|test\s.*?)\s*(&&|\|\|)\s*(.+)", line)
+def _run_command(line: str, shell: _Shell) -> None:
+    guarded = _GUARD.fullmatch(line)
     if guarded:
-        if _check(guarded[1], values) == (guarded[2] == "&&"):
-            _run_command(guarded[3], values, exported)
+        if _check(guarded["test"], shell.values) == (guarded["sign"] == "&&"):
+            _run_plain(guarded["rest"].strip(" \t"), shell)
         return
-    if line.startswith("unset "):
-        for name in line.split()[1:]:
-            values.pop(name, None)
-            exported.discard(name)
-        return
+    _run_plain(line, shell)
+
+
+def _run_plain(line: str, shell: _Shell) -> None:
     found = _ASSIGNMENT.fullmatch(line)
+    names = _NAMES.fullmatch(line)
     if found:
-        values[found["name"]] = _expand(found["value"], values)
-        if line.startswith("export"):
-            exported.add(found["name"])
-        return
-    if _EXPORT.fullmatch(line):
-        exported.update(line.split()[1:])
-        return
-    raise _Unknown
+        shell.values[found["name"]] = _expand(found["value"], shell.values)
+        if found["export"]:
+            shell.exported.add(found["name"])
+    elif names and names["verb"] == "export":
+        shell.exported.update(names["names"].split())
+    elif names:
+        for name in names["names"].split():
+            shell.values.pop(name, None)
+            shell.exported.discard(name)
+    else:
+        raise _Unknown
 
 
 def _check(test: str, values: Mapping[str, str]) -> bool:
-    found = _TEST.fullmatch(test)
-    if not found or found["sign"] not in ("-z", "-n"):
-        # What is on disk is not known here.
+    found = _TEST.fullmatch(test.strip(" \t"))
+    if not found or {"[": "]", "[[": "]]", "test": None}[found["open"]] != found["close"]:
+        # What is on disk, among others, is not known here.
         raise _Unknown
-    empty = _expand(found["word"], values) == ""
-    return (empty if found["sign"] == "-z" else not empty) != bool(found["not"])
+    value = _expand(found["word"], values)
+    if found["open"] != "[[" and found["word"][0] not in "\"'":
+        if re.search(r"[\s*?\[]", value):
+            # The shell would split it into words.
+            raise _Unknown
+        if not value:
+            # Nothing is left of the word, and a test of the sign alone is true.
+            return not found["not"]
+    return ((value == "") == (found["sign"] == "z")) != bool(found["not"])
 
 
 def _expand(word: str, values: Mapping[str, str]) -> str:
-    word = word.strip()
+    word = word.strip(" \t")
     if re.fullmatch(r"'[^']*'", word):
         return word[1:-1]
-    inner = word[1:-1] if re.fullmatch(r'"[^"]*"', word) else word
-    if re.search(r"[`\\]|\$\(|\$[^A-Za-z_{]|\$$", inner) or (inner == word and re.search(r"[\s|&<>()*?'\"]", inner)):
+    quoted = re.fullmatch(r'"[^"]*"', word) is not None
+    inner = word[1:-1] if quoted else word
+    if re.search(r"[`\\]|\$\(|\$[^A-Za-z_{]|\$$", inner) or (not quoted and re.search(r"[\s|&<>()*?'\"~\[\]]", inner)):
         raise _Unknown
-    if inner.count("${") != len(re.findall(rf"\$\{{{_NAME}(?::?[-+][^}}]*)?\}}", inner)):
+    if inner.count("${") != len(re.findall(rf"\$\{{{_NAME}(?::?[-+][^}}$]*(?:\$[^}}{{]*)*)?\}}", inner)):
         raise _Unknown
 
     def value_of(found: re.Match[str]) -> str:
-        name = found["braced"] or found["plain"]
+        name, sign = found["braced"] or found["plain"], found["sign"] or ""
         known = values.get(name)
-        present = known is not None and not (known == "" and (found["sign"] or "").startswith(":"))
-        match (found["sign"] or "")[-1:]:
+        if known is None and _OF_SHELL.fullmatch(name):
+            raise _Unknown
+        present = known is not None and not (known == "" and sign.startswith(":"))
+        match sign[-1:]:
             case "-":
                 return known if known is not None and present else _expand(f'"{found["other"]}"', values)
             case "+":

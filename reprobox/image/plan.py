@@ -26,7 +26,10 @@ Kind = Literal["base", "skeleton", "conda", "wheels"]
 
 BIG_WHEEL_BYTES = 4_000_000
 MAX_ALONE = 60
-"""Packages of one manager that get a layer of their own; engines hold 125 layers at most."""
+"""Packages of one manager that get a layer of their own."""
+
+MAX_LAYERS = 125
+"""What engines hold."""
 
 SMALL_GROUPS = 8
 _INTERPRETER_PREFIXES = ("python3", "libpython3")
@@ -102,16 +105,28 @@ def plan_layers(lock: Lock) -> tuple[LayerPlan, ...]:
     ]
     native = [package for package in lock.conda if package.subdir != "noarch"]
     noarch = [package for package in lock.conda if package.subdir == "noarch"]
-    plans += [_conda_plan(lock, packages, reason) for packages, reason in _group(native)]
-    plans += [_conda_plan(lock, packages, reason) for packages, reason in _group(noarch)]
-    plans += [_wheels_plan(lock, packages, reason) for packages, reason in _group(lock.wheels)]
+    left = MAX_LAYERS - len(plans) - 3 * SMALL_GROUPS
+    plans += [_conda_plan(lock, packages, reason) for packages, reason in _group(native, left)]
+    left -= min(MAX_ALONE, _count_big(native))
+    plans += [_conda_plan(lock, packages, reason) for packages, reason in _group(noarch, left)]
+    left -= min(MAX_ALONE, left, _count_big(noarch))
+    plans += [_wheels_plan(lock, packages, reason) for packages, reason in _group(lock.wheels, left)]
     return tuple(plans)
 
 
-def _group(packages: Sequence[_Package]) -> list[tuple[tuple[_Package, ...], str]]:
-    """Group packages into layers, each with the reason: big ones first, the largest lowest, then small ones by name."""
+def _count_big(packages: Sequence[_Package]) -> int:
+    return sum(package.size_bytes >= BIG_WHEEL_BYTES for package in packages)
+
+
+def _group(packages: Sequence[_Package], left: int) -> list[tuple[tuple[_Package, ...], str]]:
+    """Group packages into layers, each with the reason: big ones first, the largest lowest, then small ones by name.
+
+    Args:
+        packages: All of one kind.
+        left: How many of them may have a layer of their own.
+    """
     big = sorted((p for p in packages if p.size_bytes >= BIG_WHEEL_BYTES), key=lambda p: (-p.size_bytes, p.name))
-    alone = big[:MAX_ALONE]
+    alone = big[: min(MAX_ALONE, left)]
     names = {package.name for package in alone}
     groups: dict[int, list[_Package]] = {}
     for package in packages:

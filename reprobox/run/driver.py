@@ -10,12 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reprobox.env.lockfile import parse_lock
+from reprobox.env.cuda import find_cuda
+from reprobox.env.cuda_driver import check_architecture, require_driver
+from reprobox.env.lockfile import Lock, parse_lock
 from reprobox.env.project import EnvironmentEntry
 from reprobox.errors import RecordError, UsageError
+from reprobox.image.oci import list_cuda_packages
 from reprobox.records.record import Record, RunId
 from reprobox.run.execute import execute
-from reprobox.run.hardware import Gpus, choose_gpus, load_gpus
+from reprobox.run.hardware import Gpus, choose_gpus, describe_host, load_gpus
 from reprobox.run.locking import load_fresh_lock, make_lock
 from reprobox.run.prepare import Prepared, prepare_image
 from reprobox.run.settings import Settings
@@ -35,6 +38,8 @@ def run_script(world: World, entry: EnvironmentEntry, words: tuple[str, ...], op
         world.say(f"no lock yet: resolving {entry.environment.name}")
         lock = make_lock(entry, world.project, world.client)
         world.say(f"wrote {entry.lock}; commit it with {entry.environment.name}")
+    settings, gpus = _settings(world, options, {})
+    require_gpu_fit(world, lock, options.gpus, settings.gpus, gpus)
     prepared = prepare_image(
         entry,
         lock,
@@ -45,7 +50,6 @@ def run_script(world: World, entry: EnvironmentEntry, words: tuple[str, ...], op
         workers=world.workers,
     )
     built = world.clock.monotonic_s()
-    settings, gpus = _settings(world, options, {})
     return execute(world, prepared, command, options, settings, gpus, of=None, durations={"image": built - began})
 
 
@@ -70,8 +74,37 @@ def evaluate_run(world: World, run: RunId, words: tuple[str, ...], options: Opti
     prepared = _image_of(world, trained)
     built = world.clock.monotonic_s()
     settings, gpus = _settings(world, options, trained.draft["settings"])
+    require_gpu_fit(world, prepared.lock, options.gpus, settings.gpus, gpus)
     durations = {"check": checked - began, "image": built - checked}
     return execute(world, prepared, command, options, settings, gpus, of=trained, durations=durations)
+
+
+def require_gpu_fit(world: World, lock: Lock, asked: str, chosen: tuple[str, ...], found: Gpus) -> None:
+    """Require that this host's driver runs the CUDA of a lock, before anything is built or started.
+
+    Args:
+        world: Told what will work only in part.
+        lock: The environment.
+        asked: As `choose_gpus` takes it.
+        chosen: UUIDs of the GPUs that the run gets; without any, nothing needs to fit.
+        found: What the driver says.
+
+    Raises:
+        AcceleratorError: It does not; names the driver that is needed and the CUDA that would fit.
+    """
+    if not chosen:
+        return
+    content = find_cuda(list_cuda_packages(lock), python=lock.python)
+    if not content.cuda and not content.gpu_packages:
+        if asked != "auto":
+            world.say("note: GPUs were asked for, but this environment brings no CUDA that is known here")
+        return
+    host = describe_host(found, chosen)
+    verdict = require_driver(content, host, gpus_asked=True)
+    if verdict.verdict in ("minor-version", "forward"):
+        world.say(f"note: {verdict.message}")
+    for finding in check_architecture(content, host.gpus if host else ()):
+        world.say(f"warning: {finding.message}")
 
 
 def _image_of(world: World, trained: Record) -> Prepared:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reprobox.env.cuda_driver import HostDriver, HostGpu
 from reprobox.errors import AcceleratorError
+
+# What NVIDIA calls its GPUs for data centers: Tesla, and letters with numbers behind its own name alone.
+_DATA_CENTER = re.compile(
+    r"\bTesla\b|\b(?:NVIDIA )(?:[KMPVABHL]\d{1,3}[A-Z]?|T4G?|GH200|GB\d{3}|DGX|HGX|PG\d+)\b(?! (?:Ti|Laptop))"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,12 +26,14 @@ class Gpu:
         uuid: Its own name, for ever.
         model: Such as "NVIDIA H200".
         memory_bytes: Of the device.
+        compute_capability: Such as "9.0", or None where the driver does not say.
     """
 
     index: int
     uuid: str
     model: str
     memory_bytes: int
+    compute_capability: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +44,13 @@ class Gpus:
         driver: Its version, or None where there is no driver.
         devices: Devices, by index.
         problem: Why nothing could be read although a driver is there.
+        cuda: The newest CUDA that the driver runs, such as "12.2", or None.
     """
 
     driver: str | None = None
     devices: tuple[Gpu, ...] = ()
     problem: str | None = None
+    cuda: str | None = None
 
 
 def load_gpus() -> Gpus:
@@ -62,9 +73,16 @@ def load_gpus() -> Gpus:
                     uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
                     model=_text(pynvml.nvmlDeviceGetName(handle)),
                     memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+                    compute_capability=".".join(map(str, pynvml.nvmlDeviceGetCudaComputeCapability(handle))),
                 )
             )
-        return Gpus(driver=_text(pynvml.nvmlSystemGetDriverVersion()), devices=tuple(devices))
+        # NVML counts 12020 for 12.2.
+        number = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
+        return Gpus(
+            driver=_text(pynvml.nvmlSystemGetDriverVersion()),
+            devices=tuple(devices),
+            cuda=f"{number // 1000}.{number % 1000 // 10}",
+        )
     except pynvml.NVMLError as error:
         return Gpus(problem=str(error))
     finally:
@@ -73,6 +91,22 @@ def load_gpus() -> Gpus:
 
 def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
+
+
+def describe_host(found: Gpus, used: tuple[str, ...]) -> HostDriver | None:
+    """Describe the driver and those GPUs that a run uses, to be held against what a lock brings. Pure."""
+    if found.driver is None:
+        return None
+    gpus = tuple(
+        HostGpu(
+            name=gpu.model,
+            compute_capability=gpu.compute_capability or "",
+            data_center=bool(_DATA_CENTER.search(gpu.model)),
+        )
+        for gpu in found.devices
+        if gpu.uuid in used
+    )
+    return HostDriver(version=found.driver, cuda=found.cuda, gpus=gpus)
 
 
 def choose_gpus(asked: str, found: Gpus) -> tuple[str, ...]:
@@ -128,8 +162,15 @@ def load_hardware(gpus: Gpus, used: tuple[str, ...]) -> dict[str, Any]:
         "kernel": platform.release(),
         "cpu": {"model": model, "flags": flags},
         "gpu_driver": gpus.driver,
+        "gpu_driver_cuda": gpus.cuda,
         "gpus": [
-            {"index": g.index, "uuid": g.uuid, "model": g.model, "memory_bytes": g.memory_bytes}
+            {
+                "index": g.index,
+                "uuid": g.uuid,
+                "model": g.model,
+                "memory_bytes": g.memory_bytes,
+                "compute_capability": g.compute_capability,
+            }
             for g in gpus.devices
             if g.uuid in used
         ],

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from tests.channel import cpython, from_wheels, special
-from tests.channel.conda_package import File, Package, write_package
+from tests.channel.conda_package import File, Package, write_package, zstd
 from tests.channel.sources import PINS, Source, Store, load_sources
 from tests.channel.workshop import Workshop, open_workshop
 
@@ -124,20 +124,34 @@ def digest_channel(size: Size, many: int = 0) -> str:
 
 
 def index_channel(folder: Path) -> None:
-    """Write repodata.json and repodata.json.zst of a channel's folders."""
+    """Write repodata.json and repodata.json.zst of a channel's folders, the same for the same packages."""
     from rattler.index import index_fs
 
     (folder / "noarch").mkdir(parents=True, exist_ok=True)
-    asyncio.run(index_fs(folder, write_zst=True, write_shards=False, force=True))
+    asyncio.run(index_fs(folder, write_zst=False, write_shards=False, force=True))
+    shutil.rmtree(folder / ".tmp", ignore_errors=True)
+    for file in sorted(folder.glob("*/repodata.json")):
+        document = json.loads(file.read_bytes())
+        for table in ("packages", "packages.conda"):
+            for record in document[table].values():
+                # When it was indexed: conda-forge has no such field, and py-rattler would measure exclude_newer by it.
+                record.pop("indexed_timestamp", None)
+        write_whole(file, json.dumps(document, indent=1, sort_keys=True).encode())
+        write_whole(file.with_name("repodata.json.zst"), zstd.compress(file.read_bytes(), level=10))
 
 
-def alter_package(path: Path, at: int | None = None) -> None:
-    """Flip one byte of a file, by putting another in its place: a link to the same file elsewhere stays what it was."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2 if at is None else at] ^= 0xFF
+def write_whole(path: Path, content: bytes) -> None:
+    """Put a file in the place of another: a link to the same file elsewhere stays what it was."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     aside.write_bytes(content)
     aside.replace(path)
+
+
+def alter_package(path: Path, at: int | None = None) -> None:
+    """Flip one byte of a file: the middle one, or the one named."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if at is None else at] ^= 0xFF
+    write_whole(path, bytes(content))
 
 
 def _versions() -> list[str]:

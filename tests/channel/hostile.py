@@ -43,6 +43,8 @@ Kind = Literal[
     "symlink-absolute",
     "symlink-escape",
     "truncated",
+    "two-first",
+    "two-second",
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
 
@@ -50,6 +52,8 @@ BOMB_BYTES = 8 << 30
 """What the bomb unpacks to."""
 
 _ZEROS = bytes(1 << 24)
+_UP = "../" * 40
+_MANY_FILES = 100_000
 
 
 class _Zeros(io.RawIOBase):
@@ -68,7 +72,7 @@ def make_hostile(kind: Kind, folder: Path, *, outside: Path | None = None, bomb_
     Args:
         kind: What is wrong with it.
         folder: The channel; linux-64 (and noarch) below it are made.
-        outside: Where the absolute paths point to, which must stay untouched; /tmp/reprobox-escaped if None.
+        outside: A file or folder where all ways out lead to, which must stay as it is; /tmp/reprobox-escaped if None.
         bomb_bytes: What the bomb unpacks to.
 
     Returns:
@@ -81,7 +85,7 @@ def make_hostile(kind: Kind, folder: Path, *, outside: Path | None = None, bomb_
     files, raw, change = _plan(kind, package, good, target, bomb_bytes)
     path = write_package(package, files, folder, change_info=change, raw=raw)
     if kind == "truncated":
-        path.write_bytes(path.read_bytes()[:-200])
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     elif kind == "not-an-archive":
         path.write_bytes(b"<html>login first</html>\n" * 20)
     elif kind == "missing-info":
@@ -119,16 +123,16 @@ def _plan(
     evil = b"escaped\n"
     match kind:
         case "dotdot":
-            return [good, File(path=f"share/../../../../../../../../../{target}", content=evil)], [], None
+            return [good, File(path=f"share/{_UP}{target}", content=evil)], [], None
         case "dotdot-paths":
-            return [good], [], _rename_row(good.path, f"share/../../../../../../../../../{target}")
+            return [good], [], _rename_row(good.path, f"share/{_UP}{target}")
         case "absolute":
             return [good, File(path=f"/{target}", content=evil)], [], None
         case "absolute-paths":
             return [good], [], _rename_row(good.path, f"/{target}")
         case "symlink-escape":
             inside = File(path="share/way-out/escaped.txt", content=evil)
-            link = _raw("share/way-out", tarfile.SYMTYPE, link="../../../../../../../../../" + target)
+            link = _raw("share/way-out", tarfile.SYMTYPE, link=_UP + target)
             return [good], [link, _raw(inside.path, content=evil)], _add_rows(_link_row(link[0]), _row(inside))
         case "symlink-absolute":
             link = _raw("share/way-out", tarfile.SYMTYPE, link=f"/{target}")
@@ -137,12 +141,12 @@ def _plan(
         case "link-to-link":
             # Two links, each of which stays inside if the other is taken for a folder.
             first = _raw("share/a", tarfile.SYMTYPE, link="..")
-            second = _raw("share/b", tarfile.SYMTYPE, link="a/../../../../../../../..")
+            second = _raw("share/b", tarfile.SYMTYPE, link="a/" + _UP.rstrip("/"))
             inside = File(path=f"share/b/{target}", content=evil)
             rows = _add_rows(_link_row(first[0]), _link_row(second[0]), _row(inside))
             return [good], [first, second, _raw(inside.path, content=evil)], rows
         case "hardlink-escape":
-            link = _raw("share/name-of-outside.txt", tarfile.LNKTYPE, link="../../../../../../../../../../etc/hostname")
+            link = _raw("share/name-of-outside.txt", tarfile.LNKTYPE, link=_UP + target)
             return [good], [link], _add_rows(_row(File(path=link[0].name, content=b"")))
         case "device":
             member = _raw("share/zero", tarfile.CHRTYPE)
@@ -156,7 +160,7 @@ def _plan(
             zeros = File(path="share/zeros.bin", content=lambda: _Zeros(), size_bytes=bomb_bytes)  # type: ignore[arg-type, return-value]
             return [good, zeros], [], None
         case "bomb-many":
-            return [good, *(File(path=f"share/many/{n:06d}") for n in range(300_000))], [], None
+            return [good, *(File(path=f"share/many/{n:06d}") for n in range(_MANY_FILES))], [], None
         case "bomb-info":
             return [good], [], lambda info: info.update({"info/recipe/zeros": bytes(min(bomb_bytes, 1 << 30))})
         case "sha-mismatch":
@@ -174,12 +178,17 @@ def _plan(
         case "index-other-name":
             return [good], [], _change_index(name="something-else", version="9.9")
         case "noarch-escape":
-            path = "site-packages/../../../../../../../../../../" + target
+            path = f"site-packages/{_UP}{target}"
             return [good, File(path=path, content=evil)], [], None
         case "entry-point-escape":
-            lines = [f"../../../../../../../../../../{target} = evil:main"]
+            lines = [f"{_UP}{target} = evil:main"]
             noarch = {"noarch": {"type": "python", "entry_points": lines}, "package_metadata_version": 1}
             return [good], [], lambda info: info.update({"info/link.json": json.dumps(noarch).encode()})
+        case "two-first":
+            # Harmless alone: a link out of the prefix, for two-second to write through.
+            return [good, File(path="share/two-way-out", link=f"/{target}")], [], None
+        case "two-second":
+            return [good, File(path="share/two-way-out/escaped.txt", content=evil)], [], None
         case "truncated" | "not-an-archive" | "missing-info":
             return [good], [], None
     raise ValueError(kind)

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 _CHUNK = 1 << 20
 _TYPES = {".json": "application/json", ".zst": "application/zstd"}
@@ -62,7 +62,7 @@ class Server:
             channel: Folder below the root.
             credentials: Whether user, password and token are in it.
         """
-        user = f"{self.user[0]}:{self.user[1]}@" if credentials and self.user else ""
+        user = "{}:{}@".format(*(quote(word, safe="") for word in self.user)) if credentials and self.user else ""
         token = f"/t/{self.token}" if credentials and self.token else ""
         return f"http://{user}127.0.0.1:{self.port}{token}/{channel}".rstrip("/")
 

@@ -300,7 +300,6 @@ def make_frameworks() -> Iterator[Made]:
     base = Package(
         name="fakeframework", version="2.0", license="Apache-2.0", timestamp=seconds("2025-09-20"), depends=("python",)
     )
-    yield _framework(replace(base, build="cpu_py311h0a1b2c3_0", track_features=("fakeframework-cpu",)))
     for cuda, cudnn in (("11.8", "8.9.7.29"), ("12.2", "8.9.7.29"), ("12.5", "9.3.0.75"), ("13.0", "9.13.0.50")):
         major, minor = cuda.split(".")
         depends = (
@@ -312,7 +311,10 @@ def make_frameworks() -> Iterator[Made]:
         number = 200 + int(major)
         build = f"cuda{major}{minor}py311h{int(major):02d}{int(minor)}e5f6_{number}"
         yield _framework(replace(base, build=build, build_number=number, depends=depends))
-    yield _framework(replace(base, version="1.0", build="cpu_py311h0a1b2c3_0", timestamp=seconds("2023-01-10")))
+    cpu = replace(base, build="cpu_py311h0a1b2c3_0", track_features=("fakeframework-cpu",))
+    yield _framework(cpu)
+    # A solver shuns a tracked feature before it looks at versions, so every CPU build has it.
+    yield _framework(replace(cpu, version="1.0", timestamp=seconds("2023-01-10")))
     # As conda-forge's pytorch-gpu: asks for a build by its string.
     yield (
         Package(
@@ -342,7 +344,8 @@ def _versions() -> Iterator[Made]:
     for version, date in (("1.0", "2024-01-01"), ("1.1", "2024-07-01"), ("2.0", "2025-01-01")):
         yield _marker("versioned", version, timestamp=seconds(date))
     yield _marker("versioned", "2.0", build_number=1, timestamp=seconds("2025-02-01"))
-    yield _marker("versioned", "2.1rc1", timestamp=seconds("2025-03-01"))
+    yield _marker("prereleased", "1.0", timestamp=seconds("2025-03-01"))
+    yield _marker("prereleased", "1.1rc1", timestamp=seconds("2025-04-01"))
     for version, date in (("1.0", "2024-01-15"), ("1.1", "2025-01-15")):
         yield _marker("upgradable-app", version, depends=("versioned >=1.0",), timestamp=seconds(date))
     yield _marker("no-timestamp", "1.0", timestamp=None)

@@ -89,7 +89,8 @@ def test_only_the_command_line_reads_clock_and_environment() -> None:
     }
     found = []
     for file in (REPO / "reprobox").rglob("*.py"):
-        if file.parent.name in ("cli", "guest") or file.name == "__main__.py":
+        # conda_lock_models puts back what the import of a library changes in the process.
+        if file.parent.name in ("cli", "guest") or file.name in ("__main__.py", "conda_lock_models.py"):
             continue
         for node in ast.walk(ast.parse(file.read_text())):
             if (

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reprobox.env import cuda_tables as tables
-from reprobox.env.cuda import (
-    CudaContent,
+from reprobox.env.cuda import CudaContent, Package, Part, check_cuda, find_cuda, render_labels
+from reprobox.env.cuda_driver import (
     HostDriver,
     HostGpu,
-    Package,
-    Part,
     check_architecture,
-    check_cuda,
     check_driver,
-    find_cuda,
-    render_labels,
     render_require_cuda,
     require_driver,
 )
@@ -103,7 +99,7 @@ RECOGNISED = [
     ("conda-forge cpu build", conda("pytorch=2.1.2=cpu_mkl_py311h5c9e0c8_101"), [], [], {"pytorch": "cpu"}),
     ("mkl build", conda("tensorflow=2.9.1=mkl_py39hb9fcb14_0"), [], [], {"tensorflow": "cpu"}),
     ("eigen build", conda("tensorflow=2.8.2=eigen_py310h3aab7ec_0"), [], [], {"tensorflow": "cpu"}),
-    ("conda jaxlib", conda("jaxlib=0.4.31=cuda120py311h0c9a6f3_200"), ["12.0"], [], {"jax": "cuda"}),
+    ("conda jaxlib", conda("jaxlib=0.4.31=cuda120py311h0c9a6f3_200"), ["12.0"], [], {"jaxlib": "cuda"}),
     ("torch of the index", TORCH_WHEEL, ["12.4"], ["9.1.0.70"], {"torch": "cuda", "torchvision": "cuda", "torchaudio": "cuda"}),
     ("torch with CUDA 13, whose wheels have no suffix", TORCH_13, ["13.0"], ["9.17.1.4"], {"torch": "cuda"}),
     ("torch with local version", wheels("torch==2.0.1+cu118 torchvision==0.15.2+cu118"), ["11.8"], [], {"torch": "cuda", "torchvision": "cuda"}),
@@ -211,6 +207,13 @@ def test_disagreement_with_the_published_tables(lock: str, python: str, level: s
     assert finding.hint
 
 
+@pytest.mark.parametrize(("cuda", "levels"), [("10.1.243", []), ("10.2.89", ["error"]), ("11.0.3", ["error"])])
+def test_before_cuda_11_the_minor_version_must_be_the_same(cuda: str, levels: list[str]) -> None:
+    """TensorFlow 2.3 loads libcudart.so.10.1, wherever the libraries come from."""
+    packages = [*wheels("tensorflow-gpu==2.3.0"), *conda(f"cudatoolkit={cuda}=h1 cudnn=7.6.5=h1")]
+    assert [finding.level for finding in check_cuda(find_cuda(packages, python="3.8.5"))] == levels
+
+
 def test_conda_is_only_warned_of() -> None:
     """For conda builds the lock is authoritative: a table of wheels can warn, never refuse."""
     findings = check_cuda(find_cuda(DEFAULTS_TENSORFLOW, python="3.9.12"))
@@ -233,7 +236,6 @@ def test_conda_is_only_warned_of() -> None:
 )
 def test_newer_than_the_tables_is_no_finding(lock: str) -> None:
     """A framework, CUDA or cuDNN that came after these tables is not their business."""
-    assert check_cuda(find_cuda(wheels(lock), python="3.20.0")) == () or "2.8.0" in lock or "dev" in lock
     assert check_cuda(find_cuda(wheels(lock), python="3.13.0")) == ()
 
 
@@ -358,7 +360,9 @@ def test_what_the_driver_reports_counts_where_the_table_ends() -> None:
     assert check_driver(brings("14.1"), host("700.10")).verdict == "minor-version"
     assert check_driver(brings("14.1"), host("580.65.06")).verdict == "refused"
     assert check_driver(brings("12.4"), host("beta", cuda="12.4")).verdict == "native"
-    assert check_driver(brings("12.4"), host("beta")).verdict == "minor-version"
+    unknown = check_driver(brings("12.4"), host("beta"))
+    assert unknown.verdict == "minor-version"
+    assert "'beta' says nothing" in unknown.message
 
 
 def test_no_cuda() -> None:
@@ -564,3 +568,20 @@ def test_the_tables_are_in_order() -> None:
         for kernel in kernels:
             start, end = tables.ARCHITECTURES[kernel]
             assert start <= cuda < (end or (99, 0))
+
+
+def test_the_page_for_users_shows_the_tables() -> None:
+    """docs/cuda.md has the driver of every CUDA and every row of TensorFlow's and PyTorch's tables."""
+    page = (Path(__file__).parents[3] / "docs" / "cuda.md").read_text(encoding="utf-8")
+    rows = {tuple(cell.strip() for cell in line.strip("|").split("|")) for line in page.splitlines() if line[:1] == "|"}
+    text = {row[0]: row for row in rows}
+    for cuda, driver in tables.DRIVERS.items():
+        shown = ".".join([str(driver[0]), *(f"{number:02d}" for number in driver[1:])])
+        assert ("{}.{}".format(*cuda), shown) in rows
+    for name, table in (("TensorFlow", tables.TENSORFLOW), ("PyTorch", tables.PYTORCH)):
+        for row in table:
+            first, last = row.versions[0], row.versions[-1]
+            versions = "{}.{}".format(*first) if first == last else "{}.{}–{}.{}".format(*first, *last)
+            python = "{}.{}–{}.{}".format(*row.python[0], *row.python[1])
+            builds = [f"{c[0]}.{c[1]} / " + (f"{d[0]}.{d[1]}" if d else "?") for c, d in row.builds]
+            assert text[f"{name} {versions}"] == (f"{name} {versions}", python, ", ".join(builds))
