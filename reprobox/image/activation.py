@@ -19,14 +19,15 @@ _TEST = re.compile(
     r"""(?P<open>\[\[?|test)[ \t]+(?P<not>![ \t]+)?-(?P<sign>[zn])[ \t]+"""
     r"""(?P<word>"[^"]*"|'[^']*'|[^\s"'\]]+)(?:[ \t]+(?P<close>\]\]?))?"""
 )
-_GUARD = re.compile(r"(?P<test>(?:\[|test[ \t])(?:[^&|]|\$\{[^}]*\})*)(?P<sign>&&|\|\|)(?P<rest>[^&|]*)")
+_GUARD = re.compile(r"(?P<test>(?:\[|test[ \t])[^&|]*)(?P<sign>&&|\|\|)(?P<rest>[^&|]*)")
 _VARIABLE = re.compile(rf"\$\{{(?P<braced>{_NAME})(?:(?P<sign>:?[-+])(?P<other>[^}}]*))?\}}|\$(?P<plain>{_NAME})")
 _KEYWORDS = re.compile(r"(then|else|do)(?=[ \t]|$)")
-_TOKEN = re.compile(r"""'[^']*'|"[^"]*"|\\.|\n|;|\#|[^'"\\;\n#]+|.""", re.DOTALL)
-# What a shell sets of itself, so that it is not empty where nobody has set it.
+_TOKEN = re.compile(r"""'[^']*'|"[^"]*"|\\.|[^'"\\;\n#]+|.""", re.DOTALL)
+# What a shell or conda itself sets, so that it is not empty where nobody else has set it.
 _OF_SHELL = re.compile(
-    r"(BASH|ZSH)(_.*)?|PWD|OLDPWD|RANDOM|SRANDOM|SECONDS|E?UID|GROUPS|PPID|HOME|HOSTNAME|HOSTTYPE|MACHTYPE|OSTYPE|SHELL"
+    r"(BASH|ZSH)(_.*)?|PATH|PWD|OLDPWD|S?RANDOM|SECONDS|E?UID|GROUPS|PPID|HOME|HOSTNAME|HOSTTYPE|MACHTYPE|OSTYPE|SHELL"
     r"|SHELLOPTS|SHLVL|IFS|LINENO|OPT(ARG|ERR|IND)|PIPESTATUS|FUNCNAME|DIRSTACK|EPOCH.*|TERM|USER|LOGNAME|TMPDIR|PS\d|_"
+    r"|CONDA_(SHLVL|EXE|PYTHON_EXE|DEFAULT_ENV|PROMPT_MODIFIER|PREFIX(_\d+)?)"
 )
 
 
@@ -91,15 +92,18 @@ def capture_activation(text: str, *, environment: Mapping[str, str]) -> Activati
 def _split(text: str) -> Iterator[str]:
     """Split a script into commands: at ends of lines and semicolons outside of quotes, without comments."""
     words: list[str] = []
-    comment = False
-    for token in _TOKEN.findall(text.replace("\\\n", "")):
-        if token == "\n" or (token == ";" and not comment):
+    at = 0
+    while found := _TOKEN.match(text, at):
+        token, at = found[0], found.end()
+        if token == "#" and (not words or words[-1][-1:] in " \t"):
+            end = text.find("\n", at)
+            at = len(text) if end < 0 else end
+        elif token in ("\n", ";"):
             yield from _take_keywords("".join(words))
-            words, comment = [], False
-        elif not comment:
-            comment = token == "#" and (not words or words[-1][-1:].isspace())
-            if not comment:
-                words.append(token)
+            words = []
+        elif token != "\\\n":
+            # A line that ends in a backslash goes on in the next one.
+            words.append(token if token[0] == "'" else token.replace("\\\n", ""))
     yield from _take_keywords("".join(words))
 
 
@@ -118,7 +122,8 @@ def _run_line(line: str, shell: _Shell) -> None:
     branches = shell.branches
     active = all(now for now, _ in branches)
     word = re.split(r"[ \t]", line, maxsplit=1)[0]
-    if "<<" in line:
+    if "<<" in line or "\\" in line:
+        # Whatever follows may be no command.
         raise _Unknown
     if word == "if":
         branches.append((False, True))
@@ -190,7 +195,7 @@ def _expand(word: str, values: Mapping[str, str]) -> str:
     inner = word[1:-1] if quoted else word
     if re.search(r"[`\\]|\$\(|\$[^A-Za-z_{]|\$$", inner) or (not quoted and re.search(r"[\s|&<>()*?'\"~\[\]]", inner)):
         raise _Unknown
-    if inner.count("${") != len(re.findall(rf"\$\{{{_NAME}(?::?[-+][^}}$]*(?:\$[^}}{{]*)*)?\}}", inner)):
+    if inner.count("${") != len(re.findall(rf"\$\{{{_NAME}(?::?[-+][^}}]*)?\}}", inner)):
         raise _Unknown
 
     def value_of(found: re.Match[str]) -> str:

@@ -99,7 +99,8 @@ def resolve(
             platform=PLATFORM,
             virtual_packages=virtual_packages,
             source=spec.source,
-            kept=old.conda if old else (),
+            # A target with another CUDA wants other builds, which the old ones would keep out.
+            kept=old.conda if old and dict(old.virtual_packages) == virtual_packages else (),
             upgrade=options.upgrade,
             exclude_newer=options.exclude_newer,
             cache=client.cache / "repodata",

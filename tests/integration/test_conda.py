@@ -269,7 +269,7 @@ def test_upgrading_one_package_moves_nothing_else(tmp_path: Path, server: Server
     lock = tool.folder / "reprobox.lock"
 
     def versions() -> dict[str, str]:
-        return dict(re.findall(r"- name: (\S+)\n    ?version: (\S+)", lock.read_text()))
+        return dict(re.findall(r"- name: (\S+)\n +version: (\S+)", lock.read_text()))
 
     tool("lock")
     before = versions()

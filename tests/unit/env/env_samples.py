@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 from reprobox.env.bases import BaseSpec, DebianPackage
-from reprobox.env.lockfile import LAYER_FORMAT, Lock, Requested, Wheel
+from reprobox.env.lockfile import LAYER_FORMAT, CondaPackage, Lock, Requested, Wheel
 
 ENVIRONMENTS = {
     "plain": """\
@@ -134,6 +135,34 @@ def make_lock() -> Lock:
         requested=Requested(sha256=sha("file"), base="debian-12", conda=("python=3.10",), wheels=("numpy==1.10", "six")),
         tools=(("uv", "0.10"),),
     )
+
+
+def conda_row(name: str, **fields: object) -> CondaPackage:
+    """A conda package of a lock; its file follows from its other fields unless it is given."""
+    row: dict[str, object] = {"name": name, "version": "1.0", "build": "h0_0", "channel": "conda-forge"}
+    row |= {"subdir": "linux-64", "size_bytes": 10, "sha256": sha(name), **fields}
+    file = f"{name}-{row['version']}-{row['build']}.conda"
+    return CondaPackage(**{"file": file, **row})  # type: ignore[arg-type]
+
+
+def make_conda_lock() -> Lock:
+    """A lock whose interpreter and libraries are conda packages."""
+    rows = (
+        conda_row("_libgcc_mutex", version="0.1", build="conda_forge", file="_libgcc_mutex-0.1-conda_forge.tar.bz2"),
+        conda_row("jpeg", version="9e", build="h166bdaf_2", channel="pkgs/main", md5="0" * 32),
+        conda_row("python", version="3.10.4", build="h2660328_0_cpython", size_bytes=30_000_000),
+        conda_row("six", version="1.16.0", build="pyh6c4a22f_0", subdir="noarch", channel="team/label/dev"),
+        conda_row("x264", version="1!164.3095", build="h166bdaf_2", md5="f" * 32),
+    )
+    requested = Requested(
+        sha256=sha("file"),
+        base="debian-12",
+        channels=("conda-forge", "pkgs/main"),
+        conda=("python=3.10", "x264=1!164"),
+        wheels=("six",),
+        others=("extra-index 0123456789abcdef",),
+    )
+    return replace(make_lock(), python="3.10.4", python_from="conda", conda=rows, requested=requested)
 
 
 _MANY = "manylinux_2_17_x86_64.manylinux2014_x86_64"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import yaml
-from env_samples import make_lock, sha, spoil
+from env_samples import conda_row, make_lock, sha, spoil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -333,16 +333,128 @@ def test_every_line_that_differs_is_named() -> None:
         "dependencies:\n  - python=3.10\n  - pip:\n      - numpy==2.1\n      - h5py\n      - six\nvariables:\n  A: 2\n"
     )
     assert stale(text, base="debian-13") == [
+        "environment.yml:2: python=3.10 is not in the lock",
         "environment.yml:5: h5py is not in the lock",
         "environment.yml:4: numpy==2.1 is not in the lock",
+        "reprobox.lock: python=3.11 is no longer in environment.yml",
         "reprobox.lock: numpy==2.0 is no longer in environment.yml",
-        "environment.yml:2: python 3.10 is asked for, the lock was made for 3.11",
         "reprobox.toml: base debian-13 is asked for, the lock was made for debian-12",
         "environment.yml: `variables:` differ from those in the lock",
     ]
 
 
-def test_no_python_is_another_python() -> None:
-    """Asking for any Python where the lock was made for one is a difference."""
-    text = ENVIRONMENT.replace("python=3.11", "python")
-    assert stale(text) == ["environment.yml:2: python (any) is asked for, the lock was made for 3.11"]
+@pytest.mark.parametrize("other", ["python", "python=3.11.2", "python==3.11", "python>=3.11", "python=3.11.*=h_0"])
+def test_another_constraint_is_another_python(other: str) -> None:
+    """Asking for any Python, or for one more or less exactly, where the lock was made for 3.11 is a difference."""
+    text = ENVIRONMENT.replace("python=3.11", other)
+    here = [] if other == "python" else [f"environment.yml:2: {other} is not in the lock"]
+    assert stale(text) == [*here, "reprobox.lock: python=3.11 is no longer in environment.yml"]
+
+
+CONDA_ENVIRONMENT = """\
+channels:
+  - conda-forge
+dependencies:
+  - python=3.10
+  - numpy>=1.20,<2
+  - pytorch::pytorch=1.9.0=py3.9_cuda11.1_cudnn8.0.5_0
+  - pip
+  - pip:
+      - six
+      - --extra-index-url https://whl.example/cu111
+      - git+https://git.example/o/r.git@main#egg=r
+"""
+
+
+def conda_staleness(text: str) -> list[str]:
+    spec = parse_environment(CONDA_ENVIRONMENT, source="environment.yml")
+    row = conda_row("python", version="3.10.4")
+    lock = dataclasses.replace(
+        LOCK,
+        python="3.10.4",
+        python_from="conda",
+        conda=(row,),
+        variables=(),
+        requested=render_requested(spec, base="debian-12"),
+    )
+    lock = read(render_lock(lock))
+    now = parse_environment(text, source="environment.yml")
+    try:
+        require_fresh(lock, now, base="debian-12", source="reprobox.lock", command="reprobox lock")
+    except LockStale as error:
+        return [line.strip() for line in error.message.splitlines()[1:]]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("python=3.10", "python==3.10.*"),
+        ("python=3.10", "Python = 3.10.*   # the interpreter"),
+        ("python=3.10", "python[version='3.10.*']"),
+        ("numpy>=1.20,<2", "numpy <2, >=1.20"),
+        ("numpy>=1.20,<2", '"numpy[version=\'>=1.20,<2\']"'),
+        ("pytorch=1.9.0=py3.9", "pytorch==1.9.0=py3.9"),
+        ("pytorch::pytorch=1.9.0=py3.9", "pytorch::pytorch 1.9.0 py3.9"),
+        ("  - pip\n", "  - pip\n  - python\n"),
+        ("      - six", "      - Six"),
+        ("--extra-index-url https", "--extra-index-url=https"),
+        ("channels:\n  - conda-forge\n", "channels: ['conda-forge ']\nname: other\n"),
+        ("channels:\n", "# remark\nprefix: /somewhere\nchannels:\n"),
+    ],
+)
+def test_spelling_does_not_make_a_conda_lock_stale(old: str, new: str) -> None:
+    """One meaning has one text in a lock, however a person writes it."""
+    assert old in CONDA_ENVIRONMENT
+    assert conda_staleness(CONDA_ENVIRONMENT.replace(old, new)) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("python=3.10", "python==3.10", "environment.yml:4: python==3.10 is not in the lock"),
+        ("numpy>=1.20,<2", "numpy>=1.20,<=2", "environment.yml:5: numpy>=1.20,<=2 is not in the lock"),
+        ("cudnn8.0.5_0", "cudnn8.0.5_1", "_1 is not in the lock"),
+        ("pytorch::", "nvidia::", "environment.yml:6: nvidia::pytorch=1.9.0"),
+        ("pytorch::", "", "environment.yml:6: pytorch=1.9.0"),
+        ("  - pip\n", "", "reprobox.lock: pip is no longer in environment.yml"),
+        ("- six", "- six>=1", "environment.yml:9: six>=1 is not in the lock"),
+        ("@main", "@dev", "environment.yml:11: git r"),
+        ("#egg=r", "#egg=r&subdirectory=x", "environment.yml:11: git r"),
+        ("r.git@main#egg=r", "r.git@main#egg=r[all]", "environment.yml:11: git r[all]"),
+        ("- git+", "- -e git+", "environment.yml:11: editable git r"),
+        ("cu111", "cu113", "environment.yml:10: extra-index"),
+        ("  - conda-forge", "  - conda-forge\n  - defaults", "channels are conda-forge, defaults, the lock"),
+        ("  - conda-forge", "  - defaults", "channels are defaults, the lock was made with conda-forge"),
+    ],
+)
+def test_what_makes_a_difference_makes_a_conda_lock_stale(old: str, new: str, named: str) -> None:
+    """What changes the request is told, with its line."""
+    assert old in CONDA_ENVIRONMENT
+    assert named in "\n".join(conda_staleness(CONDA_ENVIRONMENT.replace(old, new)))
+
+
+def test_a_lock_names_no_host_and_no_folder_of_a_machine() -> None:
+    """Of channels, indexes, repositories and folders by address, a lock notes digests and names."""
+    text = """\
+channels:
+  - https://user:secret@conda.example/t/tk-123/team/label/dev/linux-64
+  - file:///srv/channels/own
+dependencies:
+  - python=3.10
+  - https://other.example/things::numpy
+  - pip:
+      - --index-url https://user:secret@whl.example/simple
+      - --find-links /srv/wheels
+      - git+ssh://git@git.example/o/r.git@v1#egg=r
+      - git+git@git.example:o/s.git#egg=s
+      - t @ https://files.example/t-1.0.tar.gz
+      - -e /srv/code/u
+      - -e ~/code/v
+"""
+    requested = render_requested(parse_environment(text, source="e"), base="b")
+    lock = dataclasses.replace(LOCK, requested=requested)
+    assert requested.channels == ("team/label/dev", "own")
+    assert "things::numpy" in requested.conda
+    for word in ("example", "secret", "tk-123", "/srv", "git@", "code", "user"):
+        assert word not in render_lock(lock), word

@@ -55,8 +55,8 @@ class Shop:
         self.wheels: dict[str, bytes] = {}
         self.told = Told()
 
-    def deb(self, name: str, *members: tuple[tarfile.TarInfo, bytes]) -> DebianPackage:
-        package, file = make_deb(self.root, name, members)
+    def deb(self, name: str, *members: tuple[tarfile.TarInfo, bytes], version: str = "1.0") -> DebianPackage:
+        package, file = make_deb(self.root, name, members, version=version)
         place = self.mirror / package.file
         place.parent.mkdir(parents=True, exist_ok=True)
         file.rename(place)
@@ -104,6 +104,7 @@ def lock(shop: Shop) -> Lock:
         tar_file("./usr/lib/python3.11/os.py", b"x = 1\n"),
         tar_file("./usr/lib/python3.11/bad.py", b"x = (\n"),
         tar_file("./usr/lib/python3.12/other.py", b"x = 1\n"),
+        version="3.11.2-6",
     )
     system = shop.deb(
         "libc-bin", tar_file("./sbin/ldconfig", LDCONFIG, mode=0o755), tar_link("./usr/lib/link", "python3.11")

@@ -140,7 +140,8 @@ def test_the_configuration_says_what_is_inside(layers: list[CachedLayer]) -> Non
 
 def test_variables_of_the_lock_come_over_the_defaults() -> None:
     """What the environment file sets counts; what it does not set is there all the same."""
-    environment = render_environment(dataclasses.replace(LOCK, variables=(("TZ", "Europe/Berlin"),)))
+    environment, problems = render_environment(dataclasses.replace(LOCK, variables=(("TZ", "Europe/Berlin"),)))
+    assert not problems
     assert environment["TZ"] == "Europe/Berlin"
     assert environment["PATH"].startswith("/opt/env/bin:")
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import random
 from collections import Counter
 
 import pytest
 from image_makers import fake_deb, fake_wheel, make_lock
 
-from reprobox.env.lockfile import Lock
-from reprobox.image.plan import BIG_WHEEL_BYTES, SMALL_GROUPS, LayerPlan, interpreter_digest, plan_layers
+from reprobox.env.lockfile import CondaPackage, Lock
+from reprobox.image.plan import BIG_WHEEL_BYTES, MAX_LAYERS, SMALL_GROUPS, LayerPlan, base_python, interpreter_digest, plan_layers
 
-DEBIAN = tuple(fake_deb(name) for name in ("bash", "libpython3.11-stdlib", "python3.11-minimal", "zlib1g"))
+DEBIAN = tuple(
+    dataclasses.replace(fake_deb(name), version="3.11.2-6" if "3.11" in name else "1.0")
+    for name in ("bash", "libpython3.11-stdlib", "python3.11-minimal", "zlib1g")
+)
 SMALL = tuple(fake_wheel(f"small-{number}", size=10 + number) for number in range(60))
 BIG = tuple(fake_wheel(f"big-{number}", size=BIG_WHEEL_BYTES * (1 + number % 3)) for number in range(6))
 LOCK = make_lock(wheels=sorted((*SMALL, *BIG), key=lambda wheel: wheel.name), debian=DEBIAN)
@@ -113,11 +117,26 @@ def test_a_new_interpreter_moves_all_that_is_compiled(name: str) -> None:
     assert len(moved(LOCK, after)) == len(plan_layers(LOCK)) - 1
 
 
-@pytest.mark.parametrize("change", [{"python": "3.11.3"}, {"layer_format": 2}])
-def test_python_and_format_are_part_of_every_key(change: dict[str, object]) -> None:
-    """Another interpreter's version or another format of layers changes every key."""
-    other = dataclasses.replace(LOCK, **change)
+def test_the_format_is_part_of_every_key() -> None:
+    """Another format of layers changes every key."""
+    other = dataclasses.replace(LOCK, layer_format=2)
     assert not set(keys(LOCK)) & set(keys(other))
+
+
+def test_another_python_moves_all_that_lies_in_its_folders() -> None:
+    """Another interpreter's version changes every key but the base's, whose bytes follow from its own packages."""
+    other = dataclasses.replace(LOCK, python="3.11.3")
+    assert [plan.kind for plan in plan_layers(LOCK) if plan.key in keys(other)] == ["base"]
+
+
+def test_the_base_follows_its_own_interpreter() -> None:
+    """The base's bytecode is that of its own Python, as Debian's package says; another one there is another base."""
+    assert base_python(LOCK) == "3.11.2"
+    newer = changed(LOCK, "python3.11-minimal", version="1:3.11.9-1")
+    assert base_python(newer) == "3.11.9"
+    assert [plan.kind for plan in moved(LOCK, newer)] == ["base"]
+    none = dataclasses.replace(LOCK, debian=tuple(p for p in LOCK.debian if p.name != "python3.11-minimal"))
+    assert base_python(none) is None
 
 
 def test_what_is_no_content_moves_nothing() -> None:
@@ -148,3 +167,87 @@ def test_a_group_follows_the_name_alone() -> None:
     for plan in plan_layers(few)[2:]:
         names = frozenset(wheel.name for wheel in plan.wheels)
         assert sum(names <= group for group in together) == 1
+
+
+def conda_package(name: str, *, size: int = 10, subdir: str = "linux-64", **fields: object) -> CondaPackage:
+    row = CondaPackage(
+        name=name,
+        version="1.0",
+        build="h0_0",
+        channel="conda-forge",
+        subdir=subdir,
+        file=f"{name}-1.0-h0_0.conda",
+        size_bytes=size,
+        sha256=hashlib.sha256(name.encode()).hexdigest(),
+    )
+    return dataclasses.replace(row, **fields)
+
+
+NATIVE = tuple(conda_package(f"lib{number}", size=10 ** (number % 9)) for number in range(40))
+NOARCH = tuple(conda_package(f"pure{number}", subdir="noarch") for number in range(20))
+PYTHON = conda_package("python", size=30_000_000, version="3.10.4", file="python-3.10.4-h0_0.conda")
+CONDA = dataclasses.replace(
+    LOCK, python="3.10.4", python_from="conda", conda=tuple(sorted((*NATIVE, *NOARCH, PYTHON), key=lambda p: p.name))
+)
+
+
+def changed_conda(name: str, **fields: object) -> Lock:
+    rows = tuple(dataclasses.replace(row, **fields) if row.name == name else row for row in CONDA.conda)
+    return dataclasses.replace(CONDA, conda=rows)
+
+
+def test_conda_packages_are_in_exactly_one_layer_below_the_wheels() -> None:
+    """Native packages lie below noarch ones, those below wheels; none is left out or doubled."""
+    plans = plan_layers(CONDA)
+    assert Counter(package for plan in plans for package in plan.conda) == Counter(CONDA.conda)
+    kinds = [plan.kind for plan in plans]
+    assert kinds == sorted(kinds, key=["base", "skeleton", "conda", "wheels"].index)
+    subdirs = [{package.subdir for package in plan.conda} for plan in plans if plan.conda]
+    assert all(len(found) == 1 for found in subdirs)
+    assert sorted(map(str, subdirs)) == list(map(str, subdirs))
+
+
+@pytest.mark.parametrize("field", ["sha256", "size_bytes", "channel", "file"])
+@pytest.mark.parametrize("name", ["lib3", "lib8", "pure5"])
+def test_a_conda_package_moves_its_own_layer_alone(name: str, field: str) -> None:
+    """Other bytes, another size, file or channel of one package change the key of its layer, and of no other."""
+    size = next(row.size_bytes for row in CONDA.conda if row.name == name)
+    other = {"sha256": "f" * 64, "size_bytes": size + 1, "channel": "other", "file": f"{name}-1.0-h0_0.tar.bz2"}
+    moved_to = moved(CONDA, changed_conda(name, **{field: other[field]}))
+    assert [name in [package.name for package in plan.conda] for plan in moved_to] == [True]
+
+
+def test_an_md5_is_no_content() -> None:
+    """A note for other tools moves no layer."""
+    assert keys(changed_conda("lib3", md5="0" * 32)) == keys(CONDA)
+
+
+def test_a_new_conda_python_moves_noarch_packages_and_wheels() -> None:
+    """Native packages do not follow the interpreter; what is compiled by it does."""
+    after = changed_conda("python", sha256="f" * 64)
+    kinds = [(plan.kind, {package.subdir for package in plan.conda}) for plan in moved(CONDA, after)]
+    assert ("conda", {"noarch"}) in kinds
+    assert ("wheels", set()) in kinds
+    native = [plan for plan in moved(CONDA, after) if {p.subdir for p in plan.conda} == {"linux-64"}]
+    assert [[package.name for package in plan.conda] for plan in native] == [["python"]]
+
+
+@pytest.mark.parametrize("counts", [(0, 0, 200), (200, 0, 0), (200, 0, 200), (200, 200, 200), (59, 3, 80)])
+def test_no_image_has_more_layers_than_engines_hold(counts: tuple[int, int, int]) -> None:
+    """However many big packages of each kind there are, nothing is left out, and the layers stay below the limit."""
+    native, noarch, wheels = counts
+    rows = [conda_package(f"a{number}", size=BIG_WHEEL_BYTES + number) for number in range(native)]
+    rows += [conda_package(f"b{number}", size=BIG_WHEEL_BYTES, subdir="noarch") for number in range(noarch)]
+    rows += [conda_package(f"c{number}", size=1, subdir="noarch") for number in range(60)]
+    big = [fake_wheel(f"d{number}", size=BIG_WHEEL_BYTES) for number in range(wheels)]
+    lock = dataclasses.replace(CONDA, conda=tuple(rows), wheels=(*big, *SMALL))
+    plans = plan_layers(lock)
+    assert len(plans) <= MAX_LAYERS
+    assert sum(len(plan.packages) for plan in plans) == len(rows) + len(lock.wheels) + len(lock.debian)
+
+
+def test_the_order_of_conda_packages_does_not_matter() -> None:
+    """The same packages in any order are the same layers in the same order."""
+    rows = list(CONDA.conda)
+    random.Random(3).shuffle(rows)
+    assert plan_layers(dataclasses.replace(CONDA, conda=tuple(rows))) == plan_layers(CONDA)
