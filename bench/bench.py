@@ -98,7 +98,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> tuple[list[Figure], 
         say("preparing: our project and its lock (not measured)")
         ours.make_project()
         pip = ""
-        if set(arguments.names) - {"help", "run-empty", "train"}:
+        if set(arguments.names) - {"help", "run-empty", "train", "conda-lock", "conda-layers", "tf-cuda-lock"}:
             say("preparing: the image that the Dockerfile starts from (not measured)")
             pip = peer.make_base()
         bench = Bench(ours, peer, engine, wheel=arguments.wheel, quick=arguments.quick, say=say)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
 
 from commands import BenchError, Cost, run_command
+from conda import CondaSide, link_figure, lock_figure
 from engine import BENCH_LABEL, Engine
 from figures import Figure
 from ours import NAME, Ours, parse_document
@@ -42,6 +44,10 @@ class Bench:
         self.requirements = render_requirements(ours.list_wheels())
         self._our_image = ""
         self._peer_ready = False
+
+    def conda_side(self) -> CondaSide:
+        """A project with a large conda environment."""
+        return CondaSide(self.ours.folder / "conda", environ=os.environ, reprobox=self.ours.reprobox)
 
     def times(self, count: int) -> range:
         """Repetitions: so many, or one."""
@@ -307,6 +313,46 @@ def measure_train(bench: Bench) -> Figure:
     return Figure(name="train", what="`reprobox run train.py` of examples/digits", beside="", ours=tuple(ours))
 
 
+def measure_conda_lock(bench: Bench) -> Figure:
+    """Solve and lock a large conda environment."""
+    side = bench.conda_side()
+    with side.channel():
+        costs = [side.lock() for _ in bench.times(5)]
+    for number, cost in enumerate(costs):
+        bench.tell("conda-lock", number, cost.wall_s)
+    return lock_figure(costs, int(parse_document(costs[-1].stdout)["packages"]))
+
+
+def measure_conda_layers(bench: Bench) -> Figure:
+    """Turn conda packages into layers; beside py-rattler, which links them."""
+    side = bench.conda_side()
+    ours, theirs = [], []
+    with side.channel():
+        packages = int(parse_document(side.lock().stdout)["packages"])
+        side.prepare()
+        for number in bench.times(3):
+            ours.append(side.link_layers())
+            theirs.append(side.link_folder())
+            bench.tell("conda-layers", number, ours[-1].wall_s, theirs[-1].wall_s)
+    shutil.rmtree(side.folder)
+    return link_figure(ours, theirs, packages)
+
+
+def measure_tf_cuda_lock(bench: Bench) -> Figure:
+    """Lock TensorFlow with CUDA from wheels."""
+    bench.settle()
+    costs = [bench.ours.lock_environment("tf-cuda") for _ in bench.times(5)]
+    for number, cost in enumerate(costs):
+        bench.tell("tf-cuda-lock", number, cost.wall_s)
+    return Figure(
+        name="tf-cuda-lock",
+        what="lock envs/tf-cuda (TensorFlow with CUDA from wheels)",
+        beside="",
+        ours=tuple(cost.wall_s for cost in costs),
+        also={"peak memory_bytes": tuple(float(cost.peak_bytes) for cost in costs)},
+    )
+
+
 MEASURES: dict[str, Callable[[Bench], Figure]] = {
     "cold-build": measure_cold_build,
     "cold-layout": measure_cold_layout,
@@ -318,5 +364,8 @@ MEASURES: dict[str, Callable[[Bench], Figure]] = {
     "help": measure_help,
     "import-tensorflow": measure_import,
     "train": measure_train,
+    "conda-lock": measure_conda_lock,
+    "conda-layers": measure_conda_layers,
+    "tf-cuda-lock": measure_tf_cuda_lock,
 }
 """Name → how to measure it, in the order in which they are measured and shown."""

@@ -76,6 +76,8 @@ class Ours:
         self._engine = engine
         self._environ = dict(environ)
         self._reprobox = str(reprobox)
+        self.reprobox = reprobox
+        self.folder = folder
         self._locks: set[str] = set()
         self.project = folder / "project"
         self.changed = folder / "changed"
@@ -142,6 +144,14 @@ class Ours:
         cost = self.run(["lock", "--json"], project=project)
         self._locks.add(str(parse_document(cost.stdout)["lock_digest"]))
         return cost
+
+    def lock_environment(self, name: str) -> Cost:
+        """Lock a copy of a committed environment from nothing."""
+        target = self._folder / "envs" / name
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        shutil.copyfile(self._repository / "envs" / name / "environment.yml", target / "environment.yml")
+        return self.run(["lock", "--json"], project=target)
 
     def build_cold(self) -> Cost:
         """Build with an empty cache into an engine that holds none of the layers.

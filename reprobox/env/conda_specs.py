@@ -115,7 +115,7 @@ def parse_conda_requirement(text: str, *, source: str, line: int) -> CondaRequir
     where = f"{source}:{line}"
     plain = strip_comment(text)
     found = _SHAPE.fullmatch(plain)
-    if not found or re.match(r"\.\.?/|[\w+]+://", plain):
+    if not found or (not found["channel"] and re.match(r"\.\.?/|[\w+]+://", plain)):
         raise _unreadable(where, plain)
     platform = find_platform(plain)
     if platform is not None:

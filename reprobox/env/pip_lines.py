@@ -161,7 +161,7 @@ _REFUSED = {
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _VCS = re.compile(r"(?:(?P<vcs>git|hg|svn|bzr)\+)(?P<address>\S+)")
 _ADDRESS = re.compile(r"(?:https?|file|ssh|git|s3|ftp)://\S+")
-_REPOSITORY = re.compile(r"(?P<address>(?:[\w+]+://)?[^/@]*@?[^/@]*/[^@]*)(?:@(?P<revision>[^@]+))?")
+_REPOSITORY = re.compile(r"(?P<address>(?:[\w+]+://)?[^/]*/[^@]*)(?:@(?P<revision>[^@]+))?")
 # Projects that have wheels for Windows or macOS alone and stand in exports of environments made there.
 _WINDOWS = re.compile(r"pywin32|pypiwin32|pywinpty|windows-curses|win-unicode-console|pywin32-ctypes-.+|torch-directml")
 _MACOS = re.compile(r"pyobjc|pyobjc-.+|tensorflow-macos|tensorflow-metal|mlx-metal")

@@ -270,7 +270,9 @@ def _is_null(node: yaml.Node) -> bool:
 def _scalar(node: yaml.Node, file: _File, what: str) -> str:
     if not isinstance(node, yaml.ScalarNode):
         kind = "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
-        raise file.fail(node, f"{what} must be a plain value, not {kind}", "write it as one word on that line")
+        raise file.fail(
+            node, f"{what} must be a plain value, not {kind}", "write it as one word, in quotes where it holds a `:`"
+        )
     value = "" if _is_null(node) else str(node.value)
     if "\0" in value:
         raise file.fail(node, f"{what} holds a character of code 0", "delete it")

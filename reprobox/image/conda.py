@@ -8,8 +8,10 @@ captured.
 from __future__ import annotations
 
 import json
+import os
 import re
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -53,8 +55,7 @@ class Linked:
 
 
 def write_conda(
-    package: CondaPackage,
-    archive: Path,
+    packages: Sequence[tuple[CondaPackage, Path]],
     *,
     writer: LayerWriter,
     python: str,
@@ -62,11 +63,10 @@ def write_conda(
     compile_sources: Compile | None,
     linked: Linked,
 ) -> None:
-    """Link one package into a layer.
+    """Link packages into a layer.
 
     Args:
-        package: What it is.
-        archive: The file; its hash was checked.
+        packages: What they are, each with its file, whose hash was checked; in the order of the layer.
         writer: The layer.
         python: Exact version of the environment's interpreter.
         scratch: An empty folder for what must lie on disk.
@@ -74,18 +74,27 @@ def write_conda(
         linked: Told what there is beside files.
 
     Raises:
-        BuildError: It is no conda package, is not what is locked, or holds something that is not a place inside.
+        BuildError: One is no conda package, is not what is locked, or holds something that is not a place inside.
     """
-    opened = CondaArchive(package, archive, scratch)
-    try:
-        info = opened.read_info()
-        _Linker(opened, package, info, writer, python, scratch, linked).run(compile_sources)
-    except BROKEN as error:
-        if isinstance(error, OSError) and error.errno in _NO_DISK:
-            raise
-        raise opened.broken(str(error) or type(error).__name__) from None
-    finally:
-        opened.close()
+    linkers = []
+    for package, file in packages:
+        archive = CondaArchive(package, file, scratch)
+        try:
+            linker = _Linker(archive, package, archive.read_info(), writer, python, scratch, linked)
+            linker.write_files()
+        except BROKEN as error:
+            if isinstance(error, OSError) and error.errno in _NO_DISK:
+                raise
+            raise archive.broken(str(error) or type(error).__name__) from None
+        finally:
+            archive.close()
+        linkers.append(linker)
+    # All at once: starting an interpreter takes longer than compiling most packages.
+    sources = [source for linker in linkers for source in linker.sources]
+    codes = compile_sources(scratch, sources) if compile_sources is not None and sources else [None] * len(sources)
+    for linker in linkers:
+        linker.write_rest(codes[: len(linker.sources)])
+        codes = codes[len(linker.sources) :]
 
 
 class _Linker:
@@ -101,13 +110,19 @@ class _Linker:
         self._writer = writer
         self._site = site_packages(python)
         self._tag = "cpython-" + "".join(python.split(".")[:2])
-        self._scratch = scratch / f"{package.sha256}.sources"
+        self._scratch = scratch
         self._linked = linked
         self._rows: dict[str, dict[str, Any]] = {}
         self._written: dict[str, bool] = {}
-        self._sources: list[tuple[str, str]] = []
+        self.sources: list[tuple[str, str]] = []
+        """Modules to compile: file below the scratch folder, and absolute path in the image."""
 
-    def run(self, compile_sources: Compile | None) -> None:
+    def write_files(self) -> None:
+        """Write what the package holds, and launchers of its entry points.
+
+        Raises:
+            BuildError: It is not what it says of itself.
+        """
         stale = {_bytecode_of(path, self._tag) for path, row in self._info.paths.items() if row.placeholder}
         for member, path, stream in self._archive.stream_files():
             row = self._info.paths.get(path)
@@ -126,8 +141,15 @@ class _Linker:
             if row.kind == "directory" and path not in self._written:
                 self._writer.add_directory(self._place(path))
         self._write_entry_points()
-        if compile_sources is not None and self._sources:
-            self._write_bytecode(compile_sources)
+
+    def write_rest(self, codes: Sequence[bytes | None]) -> None:
+        """Write the bytecode of `sources`, and the package's note."""
+        for (_, place), code in zip(self.sources, codes, strict=True):
+            if code is not None:
+                bytecode = _bytecode_of(place.lstrip("/"), self._tag)
+                self._writer.add_file(bytecode, code, size=len(code))
+                path = bytecode.removeprefix(PREFIX + "/")
+                self._rows[path] = {"_path": path, "path_type": "pyc_file"}
         self._write_note()
 
     def _place(self, path: str) -> str:
@@ -193,10 +215,11 @@ class _Linker:
     def _keep_source(self, place: str, content: bytes) -> None:
         if "/tests/" in place or place.endswith("_test.py"):
             return
-        file = self._scratch / place
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
-        self._sources.append((place, "/" + place))
+        # Two packages of a layer may bring the same path; each has its own folder.
+        name = f"{self._package.sha256}/{len(self.sources)}.py"
+        (self._scratch / self._package.sha256).mkdir(exist_ok=True)
+        (self._scratch / name).write_bytes(content)
+        self.sources.append((name, "/" + place))
 
     def _write_entry_points(self) -> None:
         for line in self._info.entry_points:
@@ -216,15 +239,6 @@ class _Linker:
                 "_path": f"bin/{found['name']}",
                 "path_type": "unix_python_entry_point",
             }
-
-    def _write_bytecode(self, compile_sources: Compile) -> None:
-        codes = compile_sources(self._scratch, self._sources)
-        for (place, _), code in zip(self._sources, codes, strict=True):
-            if code is not None:
-                bytecode = _bytecode_of(place, self._tag)
-                self._writer.add_file(bytecode, code, size=len(code))
-                path = bytecode.removeprefix(PREFIX + "/")
-                self._rows[path] = {"_path": path, "path_type": "pyc_file"}
 
     def _write_note(self) -> None:
         """Write conda-meta's note of the package, so that conda and its kin see it in the environment."""
@@ -288,6 +302,8 @@ def unpack_python(archive: Path, package: CondaPackage, folder: Path) -> None:
                     target.write(chunk)
             if member.mode & 0o111:
                 place.chmod(0o755)
+            # The bytecode that the package brings is valid for sources of this time alone.
+            os.utime(place, (member.mtime, member.mtime))
         # Links last: nothing may be written through one.
         for place, target_name in links:
             if not place.exists() and not place.is_symlink():

@@ -112,17 +112,14 @@ class LayerMaker:
             write_wheel(wheel, archive, writer=writer, python=self.lock.python, compile_sources=python.compile_sources)
 
     def _write_conda(self, writer: LayerWriter, plan: LayerPlan, folder: Path, linked: Linked) -> None:
-        for package in plan.conda:
-            compiles = package.subdir == "noarch"
-            write_conda(
-                package,
-                self.packages[package.sha256].result(),
-                writer=writer,
-                python=self.lock.python,
-                scratch=folder,
-                compile_sources=self._interpreter.result().compile_sources if compiles else None,
-                linked=linked,
-            )
+        write_conda(
+            [(package, self.packages[package.sha256].result()) for package in plan.conda],
+            writer=writer,
+            python=self.lock.python,
+            scratch=folder,
+            compile_sources=self._interpreter.result().compile_sources if plan.compiles else None,
+            linked=linked,
+        )
 
     def _unpack_base(self) -> Path:
         key = base_key(self.lock)

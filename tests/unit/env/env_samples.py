@@ -132,7 +132,9 @@ def make_lock() -> Lock:
             Wheel(name="six", version="2024-01-31", file="six-1!2-py3-none-any.whl", size_bytes=8, sha256=sha("six")),
         ),
         variables=(("A", "yes"), ("B", "1e3"), ("C", " two\nlines"), ("E", ""), ("Ü", "ß \U0001f600")),
-        requested=Requested(sha256=sha("file"), base="debian-12", conda=("python=3.10",), wheels=("numpy==1.10", "six")),
+        requested=Requested(
+            sha256=sha("file"), base="debian-12", conda=("python=3.10",), wheels=("numpy==1.10", "six")
+        ),
         tools=(("uv", "0.10"),),
     )
 

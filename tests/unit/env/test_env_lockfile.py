@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import yaml
-from env_samples import conda_row, make_lock, sha, spoil
+from env_samples import conda_row, make_conda_lock, make_lock, sha, spoil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -393,7 +393,7 @@ def conda_staleness(text: str) -> list[str]:
         ("python=3.10", "Python = 3.10.*   # the interpreter"),
         ("python=3.10", "python[version='3.10.*']"),
         ("numpy>=1.20,<2", "numpy <2, >=1.20"),
-        ("numpy>=1.20,<2", '"numpy[version=\'>=1.20,<2\']"'),
+        ("numpy>=1.20,<2", "\"numpy[version='>=1.20,<2']\""),
         ("pytorch=1.9.0=py3.9", "pytorch==1.9.0=py3.9"),
         ("pytorch::pytorch=1.9.0=py3.9", "pytorch::pytorch 1.9.0 py3.9"),
         ("  - pip\n", "  - pip\n  - python\n"),
@@ -458,3 +458,180 @@ dependencies:
     assert "things::numpy" in requested.conda
     for word in ("example", "secret", "tk-123", "/srv", "git@", "code", "user"):
         assert word not in render_lock(lock), word
+
+
+CONDA_LOCK = make_conda_lock()
+
+
+def edited_conda(edit: Callable[[dict], object]) -> str:
+    """The text of a lock with conda packages after an edit by hand."""
+    document = yaml.safe_load(render_lock(CONDA_LOCK))
+    edit(document)
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+
+
+NAME = st.from_regex(r"[a-z0-9_][a-z0-9_.-]{0,8}", fullmatch=True)
+PART = st.from_regex(r"[A-Za-z0-9_.]{1,8}", fullmatch=True)
+ROWS = st.lists(
+    st.builds(
+        conda_row,
+        NAME,
+        version=PART | st.from_regex(r"[0-9]![0-9]{1,3}(\.[0-9e]{1,3})?", fullmatch=True),
+        build=PART,
+        channel=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,8}(/label/[a-z0-9.]{1,5}[a-z])?", fullmatch=True),
+        subdir=st.sampled_from(["linux-64", "noarch"]),
+        size_bytes=st.integers(0, 1 << 40),
+        sha256=st.from_regex(r"[0-9a-f]{64}", fullmatch=True),
+        md5=st.none() | st.from_regex(r"[0-9]{32}|[0-9a-f]{32}", fullmatch=True),
+    ),
+    max_size=5,
+    unique_by=lambda row: row.name,
+)
+
+
+@given(rows=ROWS, requested=st.lists(TEXT, max_size=3))
+@settings(max_examples=200, deadline=None, database=None)
+def test_parsing_undoes_rendering_of_conda_packages(rows: list, requested: list[str]) -> None:
+    """Versions that look like numbers and dates, builds, epochs and digests come back as the texts that they were."""
+    texts = tuple(requested)
+    rows = sorted([*(row for row in rows if row.name != "python"), CONDA_LOCK.conda[2]], key=lambda row: row.name)
+    lock = dataclasses.replace(
+        CONDA_LOCK,
+        conda=tuple(rows),
+        requested=Requested(sha256="0" * 64, base="b", channels=texts, conda=texts, wheels=texts, others=texts),
+    )
+    text = render_lock(lock)
+    assert read(text) == lock
+    assert render_lock(read(text)) == text
+    assert read(text).digest == lock.digest
+
+
+@given(rows=ROWS, order=st.randoms(use_true_random=False))
+@settings(max_examples=100, deadline=None, database=None)
+def test_order_and_md5_of_conda_packages_are_no_part_of_the_digest(rows: list, order: object) -> None:
+    """Rows in any order, with any md5 or none, are one environment."""
+    lock = dataclasses.replace(CONDA_LOCK, conda=tuple(rows))
+    order.shuffle(rows)
+    turned = dataclasses.replace(CONDA_LOCK, conda=tuple(dataclasses.replace(row, md5="1" * 32) for row in rows))
+    assert turned.digest == lock.digest
+
+
+@given(rows=ROWS.filter(bool), data=st.data())
+@settings(max_examples=150, deadline=None, database=None)
+def test_every_field_of_a_conda_package_is_part_of_the_digest(rows: list, data: st.DataObject) -> None:
+    """One other byte, size, channel, platform, file, version, build or name is another environment."""
+    at = data.draw(st.integers(0, len(rows) - 1))
+    field = data.draw(
+        st.sampled_from(["name", "version", "build", "channel", "subdir", "file", "size_bytes", "sha256"])
+    )
+    old = getattr(rows[at], field)
+    new = old + 1 if field == "size_bytes" else ("0" if old[:1] != "0" else "1") + old[1:]
+    changed = [*rows[:at], dataclasses.replace(rows[at], **{field: new}), *rows[at + 1 :]]
+    locks = [
+        dataclasses.replace(CONDA_LOCK, conda=tuple(found)) for found in (rows, changed, rows[:at] + rows[at + 1 :])
+    ]
+    assert len({lock.digest for lock in locks}) == 3
+
+
+def test_where_python_comes_from_is_part_of_the_digest() -> None:
+    """The same packages with another interpreter are another environment."""
+    assert dataclasses.replace(CONDA_LOCK, python_from="base").digest != CONDA_LOCK.digest
+
+
+def test_a_lock_without_conda_packages_does_not_speak_of_them() -> None:
+    """A section without rows is no part of the text, and so of no older lock's digest."""
+    assert "\nconda:" not in render_lock(LOCK).partition("requested:")[0]
+    assert read(edited(lambda document: document.update(conda=[]))).digest == LOCK.digest
+
+
+def test_the_digest_of_conda_packages_never_changes() -> None:
+    """The documented recipe, with the rows' md5 left out; and one value that no release may change."""
+    pins = yaml.safe_load(render_lock(CONDA_LOCK))
+    for key in ("version", "requested", "tools"):
+        del pins[key]
+    for row in pins["conda"]:
+        row.pop("md5", None)
+    text = json.dumps(pins, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert CONDA_LOCK.digest == "sha256:" + hashlib.sha256(b"reprobox lock-v1\n" + text.encode()).hexdigest()
+    assert CONDA_LOCK.digest == "sha256:a26b149d7a3fc9ea22c1eba133f1186587492056b1997800aaba96ca328c72f6"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"sha256": None}, "sha256"),
+        ({"sha256": "0" * 63}, "sha256"),
+        ({"size": -1}, "size"),
+        ({"size": None}, "size"),
+        ({"md5": "0" * 31}, "md5"),
+        ({"md5": ""}, "md5"),
+        ({"file": "jpeg-9e-h166bdaf_2.zip"}, "jpeg-9e-h166bdaf_2.zip"),
+        ({"file": "../jpeg-9e-h166bdaf_2.conda"}, "../jpeg"),
+        ({"file": "other-9e-h166bdaf_2.conda"}, "other-9e"),
+        ({"name": "../x", "file": "../x-9e-h166bdaf_2.conda"}, "../x"),
+        ({"name": "a((((", "file": "a((((-9e-h166bdaf_2.conda"}, "a(((("),
+        ({"version": "9e/1", "file": "jpeg-9e/1-h166bdaf_2.conda"}, "9e/1"),
+        ({"version": "(" * 9999, "file": "jpeg-" + "(" * 9999 + "-h166bdaf_2.conda"}, "jpeg"),
+        ({"subdir": "win-64"}, "win-64"),
+        ({"subdir": "../linux-64"}, "../linux-64"),
+        ({"channel": "https://conda.example/x"}, "https://conda.example/x"),
+        ({"channel": "a/../b"}, "a/../b"),
+        ({"channel": ""}, "''"),
+    ],
+)
+def test_a_conda_row_that_cannot_be_is_refused(change: dict[str, object], named: str) -> None:
+    """A row that could not be checked, or that names another place or platform, is refused by name."""
+    assert named in refusal(edited_conda(lambda document: document["conda"][1].update(change))).message
+
+
+@pytest.mark.parametrize("key", ["name", "version", "build", "channel", "subdir", "file", "size", "sha256"])
+def test_a_conda_row_that_lacks_a_key_is_refused(key: str) -> None:
+    """A row without one of its keys is refused, naming the key."""
+    assert key in refusal(edited_conda(lambda document: document["conda"][1].pop(key))).message
+
+
+def test_a_conda_package_that_stands_twice_is_refused() -> None:
+    """Two rows of one name (a merge gone wrong) are refused."""
+    assert "x264" in refusal(edited_conda(lambda document: document["conda"].append(document["conda"][-1]))).message
+
+
+def test_a_file_of_an_older_package_may_have_capitals() -> None:
+    """A package's name is in lower case, its file may not be."""
+
+    def edit(document: dict) -> None:
+        document["conda"][1].update(name="simpleitk", file="SimpleITK-9e-h166bdaf_2.tar.bz2")
+
+    assert "SimpleITK-9e-h166bdaf_2.tar.bz2" in [package.file for package in read(edited_conda(edit)).conda]
+
+
+def test_an_interpreter_of_conda_is_among_its_packages() -> None:
+    """A lock that says another version than its package, or has none, is refused."""
+    refusal(edited_conda(lambda document: document["python"].update(version="3.10.5")))
+    refusal(edited_conda(lambda document: document.update(conda=[])))
+
+
+def test_values_that_stand_for_others_are_refused() -> None:
+    """Nine lines of anchors can stand for more than memory holds; a lock has none."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    refusal("\n".join([*lines, "version: *a11", ""]))
+    refusal(render_lock(LOCK).replace("omit:", "omit: &it").replace("variables:", "variables: *it\nx:"))
+
+
+@pytest.mark.parametrize("version", [True, 1.0])
+def test_a_version_that_only_equals_one_is_refused(version: object) -> None:
+    """A truth and a fraction are no version, and no layer format."""
+    refusal(edited(lambda document: document.update(version=version)))
+    refusal(edited(lambda document: document.update(layer_format=version)))
+
+
+def test_a_spoiled_lock_of_conda_packages_is_refused_and_never_crashes() -> None:
+    """Whatever bytes are changed, a lock is read or refused; nothing else is ever raised."""
+    refused: list[EnvironmentInvalid] = []
+    for text in spoil(render_lock(CONDA_LOCK), count=400, seed=12):
+        try:
+            read(text)
+        except EnvironmentInvalid as error:
+            refused.append(error)
+    assert 20 < len(refused) < 380
+    assert all(error.hint and "envs/x/reprobox.lock" in error.message for error in refused)

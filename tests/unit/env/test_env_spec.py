@@ -9,7 +9,9 @@ import sys
 import pytest
 from env_samples import ENVIRONMENTS, spoil
 
-from reprobox.env.spec import EnvironmentSpec, parse_environment, parse_wheel_requirement
+from reprobox.env.conda_specs import CondaRequirement
+from reprobox.env.pip_lines import parse_wheel_requirement
+from reprobox.env.spec import EnvironmentSpec, parse_environment
 from reprobox.errors import EnvironmentInvalid
 
 
@@ -32,30 +34,56 @@ def with_pip(requirement: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("written", "python"),
+    ("written", "constraint", "prefix"),
     [
-        ("python", None),
-        ("python=3.11", "3.11"),
-        ("python=3", "3"),
-        ("python==3.11.2", "3.11.2"),
-        ("python=3.11.*", "3.11"),
-        ("python==3.11.*", "3.11"),
-        ("python = 3.11", "3.11"),
-        ("python =3.11", "3.11"),
-        ("python=3.11.2=h955ad1f_0", "3.11.2"),
-        ('"python=3.11.*=*_cpython"', "3.11"),
-        ("conda-forge::python=3.11", "3.11"),
-        ("python=3.11   ", "3.11"),
-        ("'python=3.11 '", "3.11"),
-        ("Python=3.11", "3.11"),
-        ("PYTHON", None),
-        ("python=3.11  # the interpreter", "3.11"),
+        ("python", "", ""),
+        ("python=3.11", "=3.11", "3.11"),
+        ("python=3", "=3", "3"),
+        ("python==3.11.2", "==3.11.2", None),
+        ("python==3.11", "==3.11", None),
+        ("python 3.11", "==3.11", None),
+        ("python=3.11.*", "=3.11", "3.11"),
+        ("python==3.11.*", "=3.11", "3.11"),
+        ("python 3.11.*", "=3.11", "3.11"),
+        ("python = 3.11", "=3.11", "3.11"),
+        ("python =3.11", "=3.11", "3.11"),
+        ("python=3.8*", "=3.8", "3.8"),
+        ("python=3.11.2=h955ad1f_0", "=3.11.2=h955ad1f_0", None),
+        ('"python=3.11.*=*_cpython"', "=3.11.*=*_cpython", None),
+        ("conda-forge::python=3.11", "=3.11", "3.11"),
+        ("python=3.11   ", "=3.11", "3.11"),
+        ("'python=3.11 '", "=3.11", "3.11"),
+        ("Python=3.11", "=3.11", "3.11"),
+        ("PYTHON", "", ""),
+        ("python=3.11  # the interpreter", "=3.11", "3.11"),
+        ("python>=3.8,<3.10", ">=3.8,<3.10", None),
+        ("'python >=3.8, < 3.10'", ">=3.8,<3.10", None),
+        ("python>=3.8.*", ">=3.8", None),
     ],
 )
-def test_the_interpreter_as_people_write_it(written: str, python: str | None) -> None:
+def test_the_interpreter_as_people_write_it(written: str, constraint: str, prefix: str | None) -> None:
     """Fuzzy, exact, glob, build, channel, blanks, comment and capitals: each is read as the version that it means."""
-    spec = read(with_conda(written))
-    assert (spec.python, spec.python_line) == (python, 4)
+    (python,) = read(with_conda(written)).pythons
+    assert (python.name, python.constraint, python.version_prefix, python.line) == ("python", constraint, prefix, 4)
+
+
+@pytest.mark.parametrize(
+    ("entries", "suffices"),
+    [
+        ("", True),
+        ("python", True),
+        ("python=3.11, pip", True),
+        ("python>=3.9, pip=23", True),
+        ("conda-forge::python", False),
+        ("python=3.11.2=h955ad1f_0", False),
+        ("python, pip=23.1=py_0", False),
+        ("python, numpy", False),
+    ],
+)
+def test_a_base_suffices_for_an_interpreter_alone(entries: str, suffices: bool) -> None:
+    """A base's own Python will do where nothing of conda's is asked for: no library, no build, no channel."""
+    lines = "".join(f"  - {entry.strip()}\n" for entry in entries.split(",") if entry)
+    assert read(f"dependencies:\n{lines}").base_suffices is suffices
 
 
 @pytest.mark.parametrize(
@@ -94,11 +122,9 @@ def test_comments_and_empty_items_ask_for_nothing() -> None:
         name="x",
         source="environment.yml",
         sha256=hashlib.sha256(b"name: x\n").hexdigest(),
-        python=None,
-        python_line=None,
-        wheels=(),
-        variables=(),
     )
+    python = CondaRequirement(text="python", name="python", channel=None, line=4)
+    assert read("dependencies:\n  - ''\n  - '# later'\n  - python\n").conda == (python,)
 
 
 def test_sections_stand_in_any_order() -> None:
@@ -114,8 +140,9 @@ def test_sections_stand_in_any_order() -> None:
     for shift in range(len(parts)):
         keys = [*list(parts)[shift:], *list(parts)[:shift]]
         spec = read("".join(parts[key] for key in keys))
-        seen.add((spec.name, spec.python, tuple(wheel.text for wheel in spec.wheels), spec.variables))
-    assert seen == {("x", "3.11", ("six", "idna"), (("B", "2"), ("A", "1")))}
+        conda = tuple(requirement.text for requirement in spec.conda)
+        seen.add((spec.name, spec.channels, conda, tuple(wheel.text for wheel in spec.wheels), spec.variables))
+    assert seen == {("x", ("conda-forge",), ("pip", "python=3.11"), ("six", "idna"), (("B", "2"), ("A", "1")))}
 
 
 def test_a_name_may_be_missing_or_blank() -> None:
@@ -141,26 +168,25 @@ def test_the_digest_is_of_the_text() -> None:
 @pytest.mark.parametrize(
     ("text", "line", "named", "edit"),
     [
-        (with_conda("numpy=1.21"), 4, "'numpy=1.21'", "- pip:"),
-        (with_conda("conda-forge::numpy"), 4, "'conda-forge::numpy'", "`- numpy…`"),
-        (with_conda("cudatoolkit=11.3"), 4, "'cudatoolkit=11.3'", "- pip:"),
-        (with_conda("python>=3.8,<3.10"), 4, "'>=3.8,<3.10'", "python=3.11"),
-        (with_conda("python 3.10"), 4, "'3.10'", "python=3.11"),
-        (with_conda("python=3.1x"), 4, "'=3.1x'", "python=3.11"),
+        (with_conda("python=3.1x"), 4, "'3.1x'", "python=3.11"),
         (with_conda("'=3.10'"), 4, "'=3.10'", "name=1.2"),
-        (with_conda("https://a.example/b.conda"), 4, "'https://a.example/b.conda'", "name=1.2"),
+        (with_conda("https://a.example/b-1.0-h_0.conda"), 4, "'https://a.example/b-1.0-h_0.conda'", "write b=1.0=h_0"),
+        (with_conda("https://a.example/b.zip"), 4, "'https://a.example/b.zip'", "- pip:"),
+        (with_conda("{python: 3.11}"), 4, "'python'", "python=3.11"),
         (with_conda("{conda: [numpy]}"), 4, "'conda'", "`pip:`"),
         (with_pip("nibabel=2.5.1"), 5, "'nibabel=2.5.1'", "nibabel==2.5.1"),
         (with_pip("tensorflow-gpu=1.7.0;"), 5, "'tensorflow-gpu=1.7.0;'", "tensorflow-gpu==1.7.0"),
-        (with_pip("-e ."), 5, "'-e .'", "working folder"),
-        (with_pip("--extra-index-url https://x.example/whl"), 5, "'--extra-index-url'", "[mirrors]"),
-        (with_pip("--find-links=https://x.example/"), 5, "'--find-links'", "[mirrors]"),
-        (with_pip("-r requirements.txt"), 5, "'-r'", "reprobox.toml"),
-        (with_pip("./here"), 5, "'./here'", "name==1.2"),
-        (with_pip("git+https://a.example/b.git@main#egg=b"), 5, "'git+https://a.example/b.git@main#egg=b'", "name=="),
-        (with_pip("b @ https://a.example/b-1.0-py3-none-any.whl"), 5, "b is given by address", "b==VERSION"),
+        (with_pip("'--no-binary :all:'"), 5, "'--no-binary'", "wheel"),
+        (with_pip("-r requirements.txt"), 5, "'requirements.txt'", "its lines here"),
+        (with_pip("hg+https://a.example/b"), 5, "'hg+https://a.example/b'", "git"),
+        (with_pip("b @ https://a.example/b-1.0-cp39-cp39-win32.whl"), 5, "win32", "for Linux"),
+        (with_pip("b @ git+https://a.example/b ; python_version < '3'"), 5, "behind the address", "leave out"),
         (with_pip("numpy>>1"), 5, "'numpy>>1'", "name==1.2"),
         ("name: x\ndependancies:\n  - python\n", 2, "'dependancies'", "dependencies"),
+        ("name: x\nchanels:\n  - defaults\n", 2, "'chanels'", "channels"),
+        ("name: x\npip:\n  - six\n", 2, "'pip'", "- pip:"),
+        ("channels: [nodefaults]\n", 1, "nodefaults", "conda-forge"),
+        ("name: x\nchannels:\n  - default\n", 3, "'default'", "did you mean defaults?"),
         ("name: x\nname: y\n", 2, "'name'", "merge"),
         ("dependencies:\n  - pip: [a]\n    pip: [b]\n", 3, "'pip'", "merge"),
         ("name: x\ndependencies:\n  python: 3.11\n", 3, "dependencies must be a list", "- "),
@@ -191,15 +217,84 @@ def test_a_list_where_a_word_belongs_is_refused_with_an_edit(text: str) -> None:
     assert refusal(text).hint
 
 
-@pytest.mark.parametrize("second", ["python", "python=3.11"])
+@pytest.mark.parametrize("second", ["python", "python=3.11", "python=3.10"])
 def test_python_twice_is_not_decided_in_silence(second: str) -> None:
-    """Two lines on the interpreter that do not say the same are refused: nothing is dropped in silence."""
-    assert "python" in refusal(f"dependencies:\n  - python=3.10\n  - {second}\n").message
+    """Two lines on the interpreter both reach the solver, each with its place: neither is dropped."""
+    spec = read(f"dependencies:\n  - python=3.10\n  - {second}\n")
+    assert [(python.text, python.line) for python in spec.pythons] == [("python=3.10", 2), (second, 3)]
 
 
 def test_an_open_glob_is_not_a_version() -> None:
     """`python=3.1*` takes in 3.11 and 3.10: read as a prefix that admits 3.11, or refused, but never as 3.1."""
     assert "3.1*" in refusal(with_conda("python=3.1*")).message
+
+
+def test_what_conda_passes_over_is_noted() -> None:
+    """A key that nobody knows is named with its line, and so is an option that decides nothing."""
+    spec = read("mystery: 1\ndependencies:\n  - pip:\n      - --no-cache-dir\n      - -U six\n")
+    assert [(note.line, "mystery" in note.message) for note in spec.notes] == [(1, True), (4, False), (5, False)]
+    assert "--no-cache-dir" in spec.notes[1].message
+    assert "-U" in spec.notes[2].message
+
+
+FILES = {
+    "requirements.txt": "# all\nsix==1.16  # comment\n-r more/dev.txt\n-c limits.txt\n--no-cache-dir\n",
+    "more/dev.txt": "black; python_version \\\n  > '3'\n-e ../lib\n--extra-index-url https://whl.example\n",
+    "limits.txt": "numpy<2\n",
+    "more/limits.txt": "numpy<1\n",
+    "broken.txt": "six\nnumpy=1.2\n",
+    "round.txt": "-r round.txt\n",
+}
+
+
+def read_with_files(line: str, files: dict[str, str] = FILES) -> EnvironmentSpec:
+    return parse_environment(with_pip(line), source="environment.yml", include=files.get)
+
+
+def test_a_requirements_file_is_drawn_in() -> None:
+    """Its requirements, references, options and notes count, paths are beside it, and the line is that of its -r."""
+    spec = read_with_files("-r requirements.txt")
+    assert [(wheel.text, wheel.line) for wheel in spec.wheels] == [("six==1.16", 5), ('black; python_version > "3"', 5)]
+    assert [(ref.address, ref.editable, ref.line) for ref in spec.references] == [("../lib", True, 5)]
+    assert [(option.kind, option.value, option.line) for option in spec.options] == [
+        ("extra-index", "https://whl.example", 5),
+        ("constraint", "numpy<2", 5),
+    ]
+    assert [(note.line, note.message.split(": ")[0]) for note in spec.notes] == [(5, "requirements.txt:5")]
+
+
+def test_what_is_drawn_in_is_part_of_the_digest() -> None:
+    """A lock notices a changed requirements file although environment.yml is the same."""
+    seen = {read_with_files("-r requirements.txt").sha256}
+    for name in ("requirements.txt", "more/dev.txt", "limits.txt", "more/limits.txt"):
+        seen.add(read_with_files("-r requirements.txt", {**FILES, name: FILES[name] + "\n"}).sha256)
+    assert len(seen) == 4
+    assert read_with_files("six").sha256 == hashlib.sha256(with_pip("six").encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("line", "place", "named"),
+    [
+        ("-r none.txt", "environment.yml:5: ", "'none.txt' cannot be read"),
+        ("-r broken.txt", "broken.txt:2: ", "'numpy=1.2'"),
+        ("-c requirements.txt", "requirements.txt:3: ", "no requirement of the index"),
+        ("-r round.txt", "round.txt:1: ", "without an end"),
+        ("-r https://a.example/r.txt", "environment.yml:5: ", "cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_drawn_in_is_refused(line: str, place: str, named: str) -> None:
+    """A missing, broken or circular requirements file is refused with the place where it goes wrong."""
+    with pytest.raises(EnvironmentInvalid) as caught:
+        read_with_files(line)
+    assert caught.value.message.startswith(place)
+    assert named in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_character_of_code_zero_is_refused() -> None:
+    """YAML can write a NUL, which ends names of files and variables for the system below."""
+    for text in (with_pip('"-r a\\0b"'), with_conda('"a\\0b"'), 'variables: {A: "x\\0"}\n', 'name: "\\0"\n'):
+        assert refusal(text).hint
 
 
 def test_a_null_name_is_no_name() -> None:

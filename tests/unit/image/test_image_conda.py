@@ -43,7 +43,12 @@ def link(file: Path, package: Package, scratch: Path) -> tuple[tarfile.TarFile, 
     writer = LayerWriter(stream)
     scratch.mkdir(exist_ok=True)
     write_conda(
-        locked(package, file), file, writer=writer, python=PYTHON, scratch=scratch, compile_sources=None, linked=linked
+        [(locked(package, file), file)],
+        writer=writer,
+        python=PYTHON,
+        scratch=scratch,
+        compile_sources=None,
+        linked=linked,
     )
     writer.finish()
     return tarfile.open(fileobj=io.BytesIO(stream.getvalue())), linked
@@ -198,7 +203,7 @@ def test_bytes_follow_from_the_package_alone(tmp_path: Path) -> None:
             writer = LayerWriter(stream)
             (tmp_path / f"s{number}").mkdir()
             write_conda(
-                locked(NATIVE, file), file, writer=writer, python=PYTHON, scratch=tmp_path / f"s{number}",
+        [(locked(NATIVE, file), file)], writer=writer, python=PYTHON, scratch=tmp_path / f"s{number}",
                 compile_sources=None, linked=Linked(),
             )  # fmt: skip
             digests.append(writer.finish().diff_id)
@@ -215,7 +220,7 @@ def test_another_package_under_the_locked_name_is_refused(tmp_path: Path) -> Non
     wrong = dataclasses.replace(locked(NATIVE, file), version="1.3")
     with pytest.raises(BuildError, match="not what is locked"):
         write_conda(
-            wrong, file, writer=LayerWriter(io.BytesIO()), python=PYTHON, scratch=tmp_path, compile_sources=None,
+            [(wrong, file)], writer=LayerWriter(io.BytesIO()), python=PYTHON, scratch=tmp_path, compile_sources=None,
             linked=Linked(),
         )  # fmt: skip
 
@@ -228,7 +233,7 @@ def test_damaged_packages_are_named(tmp_path: Path, cut: int) -> None:
     file.write_bytes(file.read_bytes()[:cut])
     with pytest.raises(BuildError, match=r"native-1\.2"):
         write_conda(
-            package, file, writer=LayerWriter(io.BytesIO()), python=PYTHON, scratch=tmp_path, compile_sources=None,
+            [(package, file)], writer=LayerWriter(io.BytesIO()), python=PYTHON, scratch=tmp_path, compile_sources=None,
             linked=Linked(),
         )  # fmt: skip
 

@@ -132,9 +132,7 @@ def test_several_threads_may_fetch_one_package(place: Place) -> None:
     place.put(0, package(), CONTENT)
     fetcher = place.fetcher()
     found: list[bytes] = []
-    threads = [
-        threading.Thread(target=lambda: found.append(fetcher.fetch(package()).read_bytes())) for _ in range(8)
-    ]
+    threads = [threading.Thread(target=lambda: found.append(fetcher.fetch(package()).read_bytes())) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

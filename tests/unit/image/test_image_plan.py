@@ -11,7 +11,15 @@ import pytest
 from image_makers import fake_deb, fake_wheel, make_lock
 
 from reprobox.env.lockfile import CondaPackage, Lock
-from reprobox.image.plan import BIG_WHEEL_BYTES, MAX_LAYERS, SMALL_GROUPS, LayerPlan, base_python, interpreter_digest, plan_layers
+from reprobox.image.plan import (
+    BIG_WHEEL_BYTES,
+    MAX_LAYERS,
+    SMALL_GROUPS,
+    LayerPlan,
+    base_python,
+    interpreter_digest,
+    plan_layers,
+)
 
 DEBIAN = tuple(
     dataclasses.replace(fake_deb(name), version="3.11.2-6" if "3.11" in name else "1.0")

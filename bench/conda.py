@@ -1,0 +1,137 @@
+"""The conda figures: a large environment from the tests' own channel, locked, and turned into layers.
+
+Beside the layers stands py-rattler, which links the same packages into a folder. It is given the package files and an
+empty cache, as we are; it compiles no bytecode, which we do for noarch packages.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from commands import Cost, run_command
+from figures import Figure
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+MANY = 300
+_LINK = """\
+import asyncio, sys, glob
+from rattler import RepoDataRecord, install
+async def main():
+    files = sorted(glob.glob(sys.argv[1] + "/conda/*/*/*"))
+    records = [await RepoDataRecord.from_package_archive(file) for file in files]
+    await install(records, target_prefix=sys.argv[2], cache_dir=sys.argv[3], show_progress=False,
+                  execute_link_scripts=False)
+asyncio.run(main())
+"""
+_ENVIRONMENT = """\
+channels: [conda-forge]
+dependencies: [python=3.11, many, tensorflow-cpu, scikit-learn, pandas, joblib]
+"""
+
+
+class CondaSide:
+    """A project with a large conda environment.
+
+    Args:
+        folder: Where project, cache and mirror are made.
+        environ: The process environment.
+        reprobox: The command.
+    """
+
+    def __init__(self, folder: Path, *, environ: Mapping[str, str], reprobox: Path) -> None:
+        self.folder = folder
+        self._reprobox = str(reprobox)
+        self._environ = {**environ, "REPROBOX_CACHE": str(folder / "cache")}
+
+    @contextmanager
+    def channel(self) -> Iterator[None]:
+        """Serve the channel while it is needed; made once a machine, and not measured."""
+        sys.path.insert(0, str(REPOSITORY))
+        from tests.channel.build import default_cache, make_channel
+        from tests.channel.server import serve
+
+        made = make_channel(None, default_cache(), size="full", many=MANY)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        (self.folder / "environment.yml").write_text(_ENVIRONMENT, encoding="utf-8")
+        with serve(made.root) as server:
+            (self.folder / "reprobox.toml").write_text(f'[mirrors]\nconda = "{server.url()}"\n', encoding="utf-8")
+            yield
+
+    def run(self, *words: str) -> Cost:
+        """Run a command of reprobox there."""
+        return run_command([self._reprobox, *words], environ=self._environ, folder=self.folder)
+
+    def lock(self) -> Cost:
+        """Lock from nothing, with an empty cache of what channels say."""
+        (self.folder / "reprobox.lock").unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "cache" / "repodata", ignore_errors=True)
+        return self.run("lock", "--json")
+
+    def prepare(self) -> None:
+        """Have every package, the base's layer, and a folder with the packages; not measured."""
+        self.run("build", "--no-load", "--json")
+        self.run("mirror", "reprobox.lock", str(self.folder / "mirror"))
+
+    def forget_conda_layers(self) -> None:
+        """Remove every layer but the base's, and the unpacked interpreter."""
+        cache = self.folder / "cache"
+        document = json.loads(self.run("build", "--no-load", "--json").stdout)
+        base = document["diff_ids"][0].removeprefix("sha256:")
+        for note in (cache / "layers").iterdir():
+            if base not in note.read_text(encoding="utf-8"):
+                note.unlink()
+        for blob in (cache / "blobs").iterdir():
+            if blob.name != base:
+                blob.unlink()
+        shutil.rmtree(cache / "images")
+        for tree in (cache / "trees").glob("python-*"):
+            shutil.rmtree(tree)
+        os.sync()
+
+    def link_layers(self) -> Cost:
+        """Turn the packages into layers; the base's layer is there."""
+        self.forget_conda_layers()
+        return self.run("build", "--no-load", "--json")
+
+    def link_folder(self) -> Cost:
+        """Let py-rattler link the same packages into a folder."""
+        for name in ("prefix", "rattler"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        os.sync()
+        argv = [sys.executable, "-c", _LINK, *(str(self.folder / name) for name in ("mirror", "prefix", "rattler"))]
+        return run_command(argv, environ=self._environ)
+
+
+def lock_figure(costs: list[Cost], packages: int) -> Figure:
+    """The figure of locking."""
+    return Figure(
+        name="conda-lock",
+        what=f"solve and lock a conda environment of {packages} packages, empty cache",
+        beside="",
+        ours=tuple(cost.wall_s for cost in costs),
+        also={"peak memory_bytes": tuple(float(cost.peak_bytes) for cost in costs)},
+    )
+
+
+def link_figure(ours: list[Cost], theirs: list[Cost], packages: int) -> Figure:
+    """The figure of turning packages into layers."""
+    return Figure(
+        name="conda-layers",
+        what=f"{packages} conda packages into layers, bytecode of noarch packages included",
+        beside="py-rattler links them into a folder, empty cache, no bytecode",
+        ours=tuple(cost.wall_s for cost in ours),
+        theirs=tuple(cost.wall_s for cost in theirs),
+        rule="share",
+        aim=1.5,
+        also={
+            "peak memory of the largest process of reprobox_bytes": tuple(float(cost.peak_bytes) for cost in ours),
+            "peak memory of py-rattler_bytes": tuple(float(cost.peak_bytes) for cost in theirs),
+        },
+    )
