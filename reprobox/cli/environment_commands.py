@@ -82,6 +82,7 @@ def lock(
                 exclude_newer=exclude_newer,
                 cuda=cuda,
             ),
+            connect=lambda: session.engine,
         )
     if export in EXPORT_KINDS:
         addresses = {} if export == "requirements" else load_addresses(found, entry, session.client)
@@ -142,7 +143,7 @@ def build(
     found = load_fresh_lock(entry, session.project)
     if found is None:
         say(f"no lock yet: resolving {entry.environment.name}")
-        found = make_lock(entry, session.project, session.client)
+        found = make_lock(entry, session.project, session.client, connect=lambda: session.engine)
     cache = Cache(session.client.cache)
     prepared: Prepared | None = None
     if not no_load:

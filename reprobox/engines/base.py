@@ -172,6 +172,27 @@ class Engine(Protocol):
     def remove_image(self, image_id: str) -> None:
         """Remove an image without those below it. No error if it is gone or used."""
 
+    def find_reference(self, reference: str) -> str:
+        """Find an image by its reference with a digest, pulling it where it is not here; gives the engine's id of it.
+
+        Raises:
+            EngineRefused: It cannot be had.
+        """
+
+    def build_dockerfile(self, folder: Path, dockerfile: str) -> str:
+        """Build a Dockerfile in a folder; gives the engine's id of the image.
+
+        Raises:
+            EngineRefused: It failed; the last lines that it printed are in the text.
+        """
+
+    def export_image(self, image_id: str) -> Iterator[bytes]:
+        """Export an image's whole file system as a tar, in chunks.
+
+        Raises:
+            EngineRefused: It cannot be exported.
+        """
+
     def start(self, request: ContainerRequest, *, stdout: Sink, stderr: Sink) -> Container:
         """Start a container; its output goes to the sinks from a thread, as it comes.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -139,6 +140,43 @@ class DockerEngine:
         except EngineRefused:
             # Gone, or in use: either way it is not ours to force.
             return
+
+    def find_reference(self, reference: str) -> str:
+        """Find an image by its reference with a digest, pulling it where it is not here."""
+        import docker.errors
+
+        with _ours(f"find the image {reference}"):
+            try:
+                return str(self._api.inspect_image(reference)["Id"])
+            except docker.errors.ImageNotFound:
+                for _ in self._api.pull(reference, stream=True):
+                    pass
+                return str(self._api.inspect_image(reference)["Id"])
+
+    def build_dockerfile(self, folder: Path, dockerfile: str) -> str:
+        """Build a Dockerfile in a folder."""
+        said: list[str] = []
+        with _ours("build the base"), tempfile.TemporaryDirectory(prefix="reprobox-base-") as scratch:
+            file = Path(scratch) / "Dockerfile"
+            file.write_text(dockerfile, encoding="utf-8")
+            for line in self._api.build(path=str(folder), dockerfile=str(file), rm=True, forcerm=True, decode=True):
+                if "error" in line:
+                    last = "\n  ".join([*said[-8:], str(line["error"]).strip()])
+                    raise EngineRefused(f"the base's Dockerfile failed:\n  {last}", hint="correct it, and lock again")
+                said += [text for text in [str(line.get("stream", "")).strip()] if text]
+                if "ID" in line.get("aux", {}):
+                    return str(line["aux"]["ID"])
+        raise EngineRefused("the engine built the base's Dockerfile but named no image", hint="see `reprobox doctor`")
+
+    def export_image(self, image_id: str) -> Iterator[bytes]:
+        """Export an image's whole file system as a tar, in chunks."""
+        with _ours("export the base"):
+            # Never started; an image without a command of its own could not even be created without one.
+            container = self._api.create_container(image_id, command=["true"])["Id"]
+            try:
+                yield from self._api.export(container)
+            finally:
+                self._api.remove_container(container, force=True)
 
     def start(self, request: ContainerRequest, *, stdout: Sink, stderr: Sink) -> DockerContainer:
         """Start a container; its output goes to the sinks from a thread, as it comes."""

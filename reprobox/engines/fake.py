@@ -44,6 +44,7 @@ class FakeEngine:
     tags: dict[str, str] = field(default_factory=dict)
     requests: list[ContainerRequest] = field(default_factory=list)
     containers: dict[str, FakeContainer] = field(default_factory=dict)
+    file_systems: dict[str, bytes] = field(default_factory=dict)
 
     def describe(self) -> EngineInfo:
         """Say what it is."""
@@ -100,6 +101,21 @@ class FakeEngine:
     def remove_image(self, image_id: str) -> None:
         """Remove an image."""
         self.images.pop(image_id, None)
+
+    def find_reference(self, reference: str) -> str:
+        """Find an image by its reference."""
+        if reference not in self.file_systems:
+            raise EngineRefused(f"no such image: {reference}")
+        return reference
+
+    def build_dockerfile(self, folder: Path, dockerfile: str) -> str:
+        """Build a Dockerfile: its first line names the file system that comes out."""
+        del folder
+        return self.find_reference(dockerfile.splitlines()[0].removeprefix("FROM ") if dockerfile else "")
+
+    def export_image(self, image_id: str) -> Iterator[bytes]:
+        """Export an image's file system."""
+        yield self.file_systems[image_id]
 
     def start(self, request: ContainerRequest, *, stdout: Sink, stderr: Sink) -> FakeContainer:
         """Start a container."""

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,25 @@ class DebianPackage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FlattenedBase:
+    """A base that was given as an image or a Dockerfile, flattened into one layer.
+
+    Attributes:
+        name: Name of the base.
+        sha256: Digest of the layer's bytes, in hex; that of its file in cache and mirror, too.
+        size_bytes: Size of the layer.
+        files: Files and links in it.
+        python: Exact version of its own interpreter below /usr/bin, or None.
+    """
+
+    name: str
+    sha256: str
+    size_bytes: int
+    files: int
+    python: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BaseSpec:
     """What a person wrote in `base.yml`.
 
@@ -55,6 +74,8 @@ class BaseSpec:
         without: Packages never taken, even where one depends on them.
         omit: Path prefixes left out of the image ("usr/share/man/").
         keep: Path prefixes or names kept although `omit` would drop them.
+        image: Reference of an image, with its digest, that the base is; None for a list of packages.
+        dockerfile: Text of a Dockerfile that the base is built from; None for the others.
     """
 
     name: str
@@ -62,14 +83,22 @@ class BaseSpec:
     component: str
     python: str
     glibc: str
+    image: str | None = None
+    dockerfile: str | None = None
     packages: tuple[str, ...]
     without: tuple[str, ...]
     omit: tuple[str, ...]
     keep: tuple[str, ...]
 
 
-def parse_base(text: str, *, name: str, source: str) -> BaseSpec:
+def parse_base(text: str, *, name: str, source: str, read: Callable[[str], str | None] = lambda _: None) -> BaseSpec:
     """Parse the text of a `base.yml`.
+
+    Args:
+        text: The file's content.
+        name: The base's name.
+        source: The file's name, for messages.
+        read: Gives the text of a file of the same folder, such as the Dockerfile.
 
     Raises:
         EnvironmentInvalid: Broken YAML or a missing key.
@@ -77,10 +106,15 @@ def parse_base(text: str, *, name: str, source: str) -> BaseSpec:
     document = parse_yaml(text, source=source, hint="see dockerfiles/debian-12/base.yml")
     if not isinstance(document, dict):
         raise EnvironmentInvalid(f"{source}: must be a mapping", hint="see dockerfiles/debian-12/base.yml")
-    known = ("suite", "component", "python", "glibc", "packages", "without", "omit", "keep")
+    given = [kind for kind in ("image", "dockerfile") if kind in document]
+    known: tuple[str, ...] = ("suite", "component", "python", "glibc", "packages", "without", "omit", "keep")
+    if given:
+        known = ("image", "dockerfile", "python", "glibc")
     for key in document:
         if key not in known:
             raise EnvironmentInvalid(f"{source}: unknown key {key!r}", hint=f"known: {', '.join(known)}")
+    if given:
+        return _parse_given(document, name=name, source=source, read=read)
     return BaseSpec(
         name=name,
         suite=_text(document, "suite", source),
@@ -91,6 +125,38 @@ def parse_base(text: str, *, name: str, source: str) -> BaseSpec:
         without=_texts(document, "without", source),
         omit=_texts(document, "omit", source),
         keep=_texts(document, "keep", source),
+    )
+
+
+def _parse_given(document: dict[str, Any], *, name: str, source: str, read: Callable[[str], str | None]) -> BaseSpec:
+    """Parse a base that is an image or a Dockerfile."""
+    image = _text(document, "image", source) if "image" in document else None
+    dockerfile = None
+    if "dockerfile" in document:
+        if image is not None:
+            raise EnvironmentInvalid(f"{source}: is an image or a Dockerfile, not both", hint="leave one of them out")
+        dockerfile = read(_text(document, "dockerfile", source))
+        if dockerfile is None:
+            raise EnvironmentInvalid(
+                f"{source}: {document['dockerfile']} cannot be read", hint="write it beside base.yml"
+            )
+    if image is not None and not re.fullmatch(r"[^@\s]+@sha256:[0-9a-f]{64}", image):
+        raise EnvironmentInvalid(
+            f"{source}: image {image!r} has no digest, so another one could come under that name",
+            hint="write NAME@sha256:…, as `docker image inspect --format '{{.RepoDigests}}'` prints it",
+        )
+    return BaseSpec(
+        name=name,
+        suite="",
+        component="",
+        python=_text({"python": ""} | document, "python", source),
+        glibc=_text(document, "glibc", source),
+        packages=(),
+        without=(),
+        omit=(),
+        keep=(),
+        image=image,
+        dockerfile=dockerfile,
     )
 
 
@@ -225,6 +291,8 @@ def plan_closure(
 
 def digest_base(spec: BaseSpec) -> str:
     """Digest what a base asks for, to tell when its lock is stale."""
+    if spec.image or spec.dockerfile:
+        return hashlib.sha256(json.dumps([spec.image, spec.dockerfile, spec.python]).encode()).hexdigest()
     asked = [spec.suite, spec.component, spec.python, sorted(spec.packages), sorted(spec.without)]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
@@ -254,10 +322,17 @@ def load_base(folder: Path) -> BaseSpec:
         EnvironmentInvalid: It is broken.
     """
     file = folder / "base.yml"
-    return parse_base(file.read_text(encoding="utf-8"), name=folder.name, source=str(file))
+
+    def read(name: str) -> str | None:
+        inside = folder / name
+        if inside.parent != folder or not inside.is_file():
+            return None
+        return inside.read_text(encoding="utf-8", errors="replace")
+
+    return parse_base(file.read_text(encoding="utf-8"), name=folder.name, source=str(file), read=read)
 
 
-def load_base_lock(folder: Path, spec: BaseSpec) -> tuple[DebianPackage, ...] | None:
+def load_base_lock(folder: Path, spec: BaseSpec) -> tuple[DebianPackage, ...] | FlattenedBase | None:
     """Load what a base is locked to; None where there is no lock, or it was made from another `base.yml`.
 
     Raises:
@@ -276,15 +351,48 @@ def load_base_lock(folder: Path, spec: BaseSpec) -> tuple[DebianPackage, ...] | 
         raise EnvironmentInvalid(f"{file}: not the lock of a base", hint=hint)
     if document["asked"] != digest_base(spec):
         return None
+    if spec.image or spec.dockerfile:
+        return parse_flattened(document.get("flattened"), name=spec.name, source=str(file))
     if not isinstance(document.get("packages"), list):
         raise EnvironmentInvalid(f"{file}: its packages are no list", hint=hint)
     return parse_packages(document["packages"], source=str(file))
 
 
-def write_base_lock(folder: Path, spec: BaseSpec, packages: tuple[DebianPackage, ...]) -> None:
+def parse_flattened(row: Any, *, name: str, source: str) -> FlattenedBase:
+    """Read the row of a flattened base, as locks hold it.
+
+    Raises:
+        EnvironmentInvalid: It is incomplete.
+    """
+    if not isinstance(row, dict):
+        raise EnvironmentInvalid(f"{source}: says nothing of the flattened base", hint="lock again: reprobox lock")
+    python = row.get("python")
+    return FlattenedBase(
+        name=name,
+        sha256=require_sha256(row.get("sha256"), source=source, name=name),
+        size_bytes=require_size(row.get("size"), source=source, name=name),
+        files=require_size(row.get("files"), source=source, name=name),
+        python=None if python is None else str(python),
+    )
+
+
+def render_flattened(base: FlattenedBase) -> dict[str, object]:
+    """Render a flattened base as a row for a lock."""
+    row: dict[str, object] = {"sha256": base.sha256, "size": base.size_bytes, "files": base.files}
+    return row if base.python is None else {**row, "python": base.python}
+
+
+def write_base_lock(folder: Path, spec: BaseSpec, locked: tuple[DebianPackage, ...] | FlattenedBase) -> None:
     """Write what a base is locked to beside its `base.yml`; where that folder is not ours to write, nothing is lost."""
     text = "# Written by `reprobox lock`. To move it: reprobox lock --upgrade-base.\n" + yaml.dump(
-        {"asked": digest_base(spec), "packages": render_packages(packages)},
+        {
+            "asked": digest_base(spec),
+            **(
+                {"flattened": render_flattened(locked)}
+                if isinstance(locked, FlattenedBase)
+                else {"packages": render_packages(locked)}
+            ),
+        },
         Dumper=yaml.CSafeDumper,
         sort_keys=False,
         width=200,

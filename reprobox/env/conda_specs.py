@@ -198,7 +198,7 @@ def _require_python(version: str, plain: str, where: str) -> None:
         if part and (not _PYTHON_VERSION.fullmatch(part) or part == "3.1*"):
             raise EnvironmentInvalid(
                 f"{where}: cannot read the requirement {plain[:200]!r}: {part!r} is no version of Python",
-                hint="write it as python=3.11 or python>=3.10",
+                hint=_hint_of(plain) or "write it as python=3.11 or python>=3.10",
             )
 
 

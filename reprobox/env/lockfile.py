@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal, NewType
 
 import yaml
 
-from reprobox.env.bases import DebianPackage, parse_packages, render_packages, require_sha256, require_size
+from reprobox.env.bases import (
+    DebianPackage,
+    FlattenedBase,
+    parse_flattened,
+    parse_packages,
+    render_flattened,
+    render_packages,
+    require_sha256,
+    require_size,
+)
 from reprobox.env.channels import name_channel
 from reprobox.env.documents import parse_yaml
 from reprobox.errors import EnvironmentInvalid, LockStale
@@ -115,7 +124,8 @@ class Lock:
         python_from: Whether the interpreter is a package of the base or of conda.
         omit: Path prefixes of Debian packages left out.
         keep: Exceptions from `omit`.
-        debian: Debian packages, by name.
+        debian: Debian packages, by name; none where the base is flattened.
+        flattened: The base, where it was given as an image or a Dockerfile.
         conda: Conda packages, by name.
         wheels: Wheels, by name.
         variables: Environment variables of the image, sorted.
@@ -135,6 +145,7 @@ class Lock:
     requested: Requested
     tools: tuple[tuple[str, str], ...]
     python_from: Literal["base", "conda"] = "base"
+    flattened: FlattenedBase | None = None
     conda: tuple[CondaPackage, ...] = ()
 
     @property
@@ -157,6 +168,7 @@ def _pins(lock: Lock) -> dict[str, Any]:
             "omit": list(lock.omit),
             "keep": list(lock.keep),
             "packages": render_packages(lock.debian),
+            **({"flattened": render_flattened(lock.flattened)} if lock.flattened else {}),
         },
         **(conda if lock.conda else {}),
         "wheels": [
@@ -268,6 +280,11 @@ def _read(document: dict[str, Any], source: str) -> Lock:
         keep=tuple(map(str, document["base"]["keep"])),
         debian=parse_packages(document["base"]["packages"], source=source),
         python_from=python["from"],
+        flattened=(
+            parse_flattened(document["base"]["flattened"], name=str(requested["base"]), source=source)
+            if "flattened" in document["base"]
+            else None
+        ),
         conda=tuple(conda[name] for name in sorted(conda)),
         wheels=tuple(wheels[name] for name in sorted(wheels)),
         variables=tuple(sorted((str(k), str(v)) for k, v in document["variables"].items())),

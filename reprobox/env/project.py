@@ -240,6 +240,9 @@ def find_environment(project: Project, name: str | None, *, cwd: Path) -> Enviro
     if folder.parent == project.root / "envs" and name not in (".", "..") and folder.is_dir():
         return _entry_of_folder(folder, name, name)
     path = (cwd / name).resolve()
+    for entry in project.environments.values():
+        if path.is_file() and path in (entry.lock.resolve(), entry.environment.resolve()):
+            return entry
     if path.is_dir():
         return _entry_of_folder(path, path.name, name)
     if path.name == LOCK_NAME and path.is_file():

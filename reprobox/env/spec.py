@@ -36,6 +36,9 @@ from reprobox.env.pip_lines import (
 from reprobox.errors import EnvironmentInvalid
 
 _SECTIONS = ("name", "channels", "dependencies", "variables", "prefix", "platforms", "category")
+_COMPLETE = frozenset([DEFAULTS, "conda-forge", "main", "anaconda"])
+"""Names of channels that have Python and what it needs, also as part of a label or a mirror's path."""
+
 _INCLUDES = 20
 """Requirements files that one environment file may draw in; more are a circle."""
 
@@ -51,7 +54,7 @@ class EnvironmentSpec:
         name: The file's `name:`, or None.
         source: The file's name as messages show it.
         sha256: Digest of the text, and of the files that it draws in, in hex.
-        channels: Names and URLs, in their order, without `nodefaults`; `defaults` where the file names none.
+        channels: Names and URLs, in their order, without `nodefaults`, with a `defaults` that goes without saying.
         conda: What conda would install, python included, in file order.
         wheels: What the package index answers, in file order.
         references: What is given by address, commit or path.
@@ -107,13 +110,17 @@ class _File:
     def where(self, node: yaml.Node) -> str:
         return f"{self.source}:{node.start_mark.line + 1}"
 
-    def fail(self, node: yaml.Node, message: str, hint: str | None = None) -> EnvironmentInvalid:
+    def fail(self, node: yaml.Node, message: str, hint: str) -> EnvironmentInvalid:
+        if "{{" in self.line(node):
+            hint = "this is a template: write what it stands for"
         return EnvironmentInvalid(f"{self.where(node)}: {message}", hint=hint)
 
+    def line(self, node: yaml.Node) -> str:
+        number = node.start_mark.line
+        return self.lines[number] if number < len(self.lines) else ""
+
     def selected(self, node: yaml.Node) -> bool:
-        line = node.start_mark.line
-        text = self.lines[line] if line < len(self.lines) else ""
-        return check_selector(text, platform=self.platform, where=self.where(node))
+        return check_selector(self.line(node), platform=self.platform, where=self.where(node))
 
 
 def parse_environment(
@@ -134,32 +141,39 @@ def parse_environment(
         EnvironmentInvalid: Broken YAML (with line and column), a key of the wrong shape, a requirement that cannot be
             parsed, or one of another platform (each with file and line).
     """
-    root = compose_yaml(text, source=source, hint=f"look at the indentation and quotes around that place in {source}")
+    hint = f"look at the indentation and quotes around that place in {source}"
+    if "{%" in text or "{{" in text:
+        hint = f"{source} is a template: write what it stands for"
+    root = compose_yaml(text, source=source, hint=hint)
     if root is None:
         raise EnvironmentInvalid(f"{source}: the file is empty", hint="write `dependencies:` with `- python=3.11`")
     file = _File(source=source, lines=tuple(text.splitlines()), platform=platform, include=include)
     sections = dict(_mapping(root, file, "the file"))
     draft = _Draft()
     draft.notes.extend(_check_keys(sections, file))
-    items = [
-        item
-        for item in _sequence(sections.get("dependencies"), file, "dependencies")
-        if isinstance(item, yaml.MappingNode) or file.selected(item)
-    ]
-    plain = [(item, _scalar(item, file, "a dependency")) for item in items if not isinstance(item, yaml.MappingNode)]
-    _require_linux(plain, file)
-    for item, words in plain:
-        if strip_comment(words):
-            draft.conda.append(parse_conda_requirement(words, source=source, line=item.start_mark.line + 1))
-    for item in items:
+    plain: list[tuple[yaml.Node, str]] = []
+    nested: list[yaml.MappingNode] = []
+    for item in _sequence(sections.get("dependencies"), file, "dependencies"):
         if isinstance(item, yaml.MappingNode):
-            _read_pip_section(item, file, draft)
+            selector = _read_selector(item, file)
+            if selector is None:
+                nested.append(item)
+            elif check_selector(f"# [{selector[0]}]", platform=platform, where=file.where(item)):
+                plain.append((item, selector[1]))
+        elif file.selected(item):
+            plain.append((item, _scalar(item, file, "a dependency")))
+    _require_linux(plain, file)
+    for node, words in plain:
+        if strip_comment(words):
+            draft.conda.append(parse_conda_requirement(words, source=source, line=node.start_mark.line + 1))
+    for section in nested:
+        _read_pip_section(section, file, draft)
     name = _scalar(sections["name"][1], file, "name") if "name" in sections else ""
     return EnvironmentSpec(
         name=name.strip() or None,
         source=source,
         sha256=_digest([text, *draft.included]),
-        channels=_channels(sections.get("channels"), file),
+        channels=_channels(sections.get("channels"), file, draft),
         conda=tuple(draft.conda),
         wheels=tuple(draft.wheels),
         references=tuple(draft.references),
@@ -211,7 +225,23 @@ def _require_linux(items: Sequence[tuple[yaml.Node, str]], file: _File) -> None:
     )
 
 
-def _channels(entry: tuple[yaml.Node, yaml.Node] | None, file: _File) -> tuple[str, ...]:
+def _read_selector(node: yaml.MappingNode, file: _File) -> tuple[str, str] | None:
+    """Read `sel(linux): package`, as micromamba takes it; None where it is something else.
+
+    Source: CEP 24, dictionary-based selectors.
+    """
+    if len(node.value) != 1 or not all(isinstance(part, yaml.ScalarNode) for part in node.value[0]):
+        return None
+    key, value = node.value[0]
+    found = re.fullmatch(r"sel\(\s*(unix|linux|osx|win)\s*\)", key.value.strip())
+    return (found[1], _scalar(value, file, "a dependency")) if found else None
+
+
+def _channels(entry: tuple[yaml.Node, yaml.Node] | None, file: _File, draft: _Draft) -> tuple[str, ...]:
+    """Read channels; `defaults` is searched last where none of them is known to have a Python, as conda does it.
+
+    Source: CEP 24, which appends the default channels without `nodefaults`.
+    """
     names: dict[str, None] = {}
     bare = False
     for item in _sequence(entry, file, "channels"):
@@ -230,7 +260,16 @@ def _channels(entry: tuple[yaml.Node, yaml.Node] | None, file: _File) -> tuple[s
             "no channel is left beside nodefaults",
             "name one, such as conda-forge",
         )
-    return tuple(names) or (DEFAULTS,)
+    if not bare and not any(_COMPLETE.intersection(name.split("/")) for name in names):
+        if names and entry:
+            draft.notes.append(
+                Note(
+                    line=entry[0].start_mark.line + 1,
+                    message="defaults is searched after these channels, as conda does; to leave it out: - nodefaults",
+                )
+            )
+        names[DEFAULTS] = None
+    return tuple(names)
 
 
 def _variables(entry: tuple[yaml.Node, yaml.Node] | None, file: _File) -> Iterator[tuple[str, str]]:

@@ -179,11 +179,9 @@ def _add_system_files(tree: Tree) -> None:
     _add_text(
         tree,
         "etc/passwd",
-        "root:x:0:0:root:/root:/bin/sh\n"
-        f"reprobox:x:{USER_ID}:{USER_ID}::/home/reprobox:/bin/sh\n"
-        "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
+        "root:x:0:0:root:/root:/bin/sh\n" + render_passwd() + "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
     )
-    _add_text(tree, "etc/group", f"root:x:0:\nreprobox:x:{USER_ID}:\nnogroup:x:65534:\n")
+    _add_text(tree, "etc/group", f"root:x:0:\n{render_group()}nogroup:x:65534:\n")
     _add_text(tree, "etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n")
     if "usr/bin/dash" in tree:
         tree.setdefault("usr/bin/sh", Entry(kind="symlink", target="dash"))
@@ -196,6 +194,16 @@ def _add_system_files(tree: Tree) -> None:
         bundle = b"".join(content.rstrip(b"\n") + b"\n" for content in certificates)
         tree["etc/ssl/certs/ca-certificates.crt"] = Entry(kind="file", content=bundle)
         tree.setdefault("usr/lib/ssl/cert.pem", Entry(kind="symlink", target="/etc/ssl/certs/ca-certificates.crt"))
+
+
+def render_passwd() -> str:
+    """Render the line of the account that containers run as."""
+    return f"reprobox:x:{USER_ID}:{USER_ID}::/home/reprobox:/bin/sh\n"
+
+
+def render_group() -> str:
+    """Render the line of its group."""
+    return f"reprobox:x:{USER_ID}:\n"
 
 
 def _add_text(tree: Tree, path: str, text: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from reprobox.env.bases import DebianPackage
+from reprobox.env.bases import DebianPackage, FlattenedBase
 from reprobox.env.channels import ChannelPlaces, hide_credentials
 from reprobox.env.client import Client, find_debian_mirrors, load_channel_places
 from reprobox.env.lockfile import CondaPackage, Lock, Wheel
@@ -61,6 +61,8 @@ def measure_package(address: str, *, client: Client, cache: Cache) -> tuple[str,
 def place_in_mirror(package: Package) -> PurePosixPath:
     """Where a package lies in a mirror folder. Pure."""
     match package:
+        case FlattenedBase():
+            return PurePosixPath("base", f"{package.sha256}.tar")
         case DebianPackage():
             return PurePosixPath("debian", package.file)
         case CondaPackage():
@@ -139,6 +141,12 @@ class Fetcher:
             if local.is_file():
                 return self._fetch([local.absolute().as_uri()], name=local.name, sha256=package.sha256)
         match package:
+            case FlattenedBase():
+                raise IndexUnreachable(
+                    f"the flattened base {package.name} (sha256:{package.sha256}) is not here",
+                    hint="make it again with `reprobox lock --upgrade-base`, or build from a folder that "
+                    "`reprobox mirror` made where it is",
+                )
             case DebianPackage():
                 return self._fetch_debian(package)
             case CondaPackage():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,12 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reprobox.env.bases import FlattenedBase
 from reprobox.env.lockfile import Lock
 from reprobox.image.cache import Cache, CachedLayer
 from reprobox.image.conda import Linked, unpack_python, write_conda, write_conda_skeleton
 from reprobox.image.debian import Entry, extract_tree, load_tree, write_tree
+from reprobox.image.flatten import extract_layer
 from reprobox.image.interpreter import Interpreter, render_library_cache
-from reprobox.image.layers import LayerWriter
+from reprobox.image.layers import DiffId, LayerDigest, LayerWriter
 from reprobox.image.places import PREFIX, site_packages
 from reprobox.image.plan import LayerKey, LayerPlan, Package, base_key, base_python
 
@@ -27,6 +30,8 @@ def list_packages(lock: Lock, missing: Sequence[LayerPlan], cache: Cache) -> lis
     # With the base unpacked and its layer written, nothing asks for its packages again.
     if needs_base and cache.find_tree(base_key(lock)) is None:
         wanted |= {package.sha256: package for package in lock.debian}
+        if lock.flattened is not None:
+            wanted[lock.flattened.sha256] = lock.flattened
     if needs_python and cache.find_tree(_python_key(lock)) is None:
         wanted |= {package.sha256: package for package in lock.conda if package.name == "python"}
     for plan in missing:
@@ -87,6 +92,8 @@ class LayerMaker:
         linked = Linked()
         for package in plan.packages:
             self.packages[package.sha256].result()
+        if plan.flattened is not None:
+            return self._keep_flattened(plan, plan.flattened)
         with self.cache.aside() as folder:
             part = folder / "layer.tar"
             with part.open("wb") as stream:
@@ -102,6 +109,13 @@ class LayerMaker:
                         self._write_wheels(writer, plan)
                 digest = writer.finish()
             return self.cache.keep_layer(plan.key, digest, part, linked.to_extras())
+
+    def _keep_flattened(self, plan: LayerPlan, base: FlattenedBase) -> CachedLayer:
+        """Take a flattened base as the layer that it is."""
+        with self.cache.aside() as folder:
+            shutil.copyfile(self.packages[base.sha256].result(), folder / "layer.tar")
+            digest = LayerDigest(diff_id=DiffId(f"sha256:{base.sha256}"), size_bytes=base.size_bytes, files=base.files)
+            return self.cache.keep_layer(plan.key, digest, folder / "layer.tar")
 
     def _write_wheels(self, writer: LayerWriter, plan: LayerPlan) -> None:
         from reprobox.image.wheels import write_wheel
@@ -130,6 +144,9 @@ class LayerMaker:
         with self.cache.aside() as folder:
             tree = folder / "tree"
             tree.mkdir()
+            if self.lock.flattened is not None:
+                extract_layer(self.packages[self.lock.flattened.sha256].result(), tree)
+                return self.cache.keep_tree(key, tree)
             extract_tree(load_tree(files, omit=self.lock.omit, keep=self.lock.keep), tree)
             render_library_cache(tree)
             return self.cache.keep_tree(key, tree)

@@ -25,7 +25,7 @@ SUMS = "SHA256SUMS"
 
 def list_all(lock: Lock) -> tuple[Package, ...]:
     """List every package of a lock."""
-    return (*lock.debian, *lock.conda, *lock.wheels)
+    return (*lock.debian, *((lock.flattened,) if lock.flattened else ()), *lock.conda, *lock.wheels)
 
 
 def write_mirror(

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NewType, Protocol, TypeVar
 
-from reprobox.env.bases import DebianPackage
+from reprobox.env.bases import DebianPackage, FlattenedBase
 from reprobox.env.lockfile import CondaPackage, Lock, Wheel
 
 LayerKey = NewType("LayerKey", str)
 """sha256, in hex, over everything that a layer is made from."""
 
-Package = DebianPackage | CondaPackage | Wheel
+Package = DebianPackage | FlattenedBase | CondaPackage | Wheel
 Kind = Literal["base", "skeleton", "conda", "wheels"]
 
 BIG_WHEEL_BYTES = 4_000_000
@@ -46,6 +46,7 @@ class LayerPlan:
         debian: Its Debian packages, by name.
         conda: Its conda packages, by name.
         wheels: Its wheels, by name.
+        flattened: The base that is this layer as it is.
     """
 
     kind: Kind
@@ -54,11 +55,12 @@ class LayerPlan:
     debian: tuple[DebianPackage, ...] = ()
     conda: tuple[CondaPackage, ...] = ()
     wheels: tuple[Wheel, ...] = ()
+    flattened: FlattenedBase | None = None
 
     @property
     def packages(self) -> tuple[Package, ...]:
         """All its packages, of whatever manager."""
-        return (*self.debian, *self.conda, *self.wheels)
+        return (*self.debian, *((self.flattened,) if self.flattened else ()), *self.conda, *self.wheels)
 
     @property
     def title(self) -> str:
@@ -70,7 +72,11 @@ class LayerPlan:
     @property
     def compiles(self) -> bool:
         """Whether the locked interpreter is needed to make it."""
-        return self.kind in ("base", "wheels") or any(package.subdir == "noarch" for package in self.conda)
+        return (
+            (self.kind == "base" and self.flattened is None)
+            or self.kind == "wheels"
+            or any(package.subdir == "noarch" for package in self.conda)
+        )
 
 
 class _Named(Protocol):
@@ -100,6 +106,7 @@ def plan_layers(lock: Lock) -> tuple[LayerPlan, ...]:
             key=base_key(lock),
             reason="the system below the environment; changes with the base's lock alone",
             debian=debian,
+            flattened=lock.flattened,
         ),
         LayerPlan(kind="skeleton", key=_skeleton_key(lock), reason="the environment's empty prefix"),
     ]
@@ -143,6 +150,8 @@ def _group(packages: Sequence[_Package], left: int) -> list[tuple[tuple[_Package
 
 def base_key(lock: Lock) -> LayerKey:
     """Key of the layer with the base's Debian packages."""
+    if lock.flattened is not None:
+        return _digest({"kind": "flattened", "sha256": lock.flattened.sha256})
     parts = [package.sha256 for package in sorted(lock.debian, key=lambda package: package.name)]
     base = {"format": lock.layer_format, "kind": "base", "python": base_python(lock), "parts": parts}
     return _digest({**base, "omit": lock.omit, "keep": lock.keep})
@@ -150,6 +159,8 @@ def base_key(lock: Lock) -> LayerKey:
 
 def base_python(lock: Lock) -> str | None:
     """Exact version of the base's own interpreter, such as "3.11.2"; None where it has none."""
+    if lock.flattened is not None:
+        return lock.flattened.python
     for package in lock.debian:
         found = re.match(r"(?:\d+:)?(\d+\.\d+\.\d+)", package.version)
         if found and re.fullmatch(r"python3\.\d+-minimal", package.name):
@@ -163,7 +174,11 @@ def interpreter_digest(lock: Lock) -> str:
         parts = [package.sha256 for package in lock.conda if package.name == "python"]
     else:
         debian = sorted(lock.debian, key=lambda p: p.name)
-        parts = [p.sha256 for p in debian if p.name.startswith(_INTERPRETER_PREFIXES)]
+        parts = (
+            [lock.flattened.sha256]
+            if lock.flattened
+            else [p.sha256 for p in debian if p.name.startswith(_INTERPRETER_PREFIXES)]
+        )
     return hashlib.sha256(",".join(parts).encode()).hexdigest()
 
 

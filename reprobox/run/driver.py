@@ -36,7 +36,7 @@ def run_script(world: World, entry: EnvironmentEntry, words: tuple[str, ...], op
     lock = load_fresh_lock(entry, world.project)
     if lock is None:
         world.say(f"no lock yet: resolving {entry.environment.name}")
-        lock = make_lock(entry, world.project, world.client)
+        lock = make_lock(entry, world.project, world.client, connect=lambda: world.engine)
         world.say(f"wrote {entry.lock}; commit it with {entry.environment.name}")
     settings, gpus = _settings(world, options, {})
     require_gpu_fit(world, lock, options.gpus, settings.gpus, gpus)

@@ -7,14 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reprobox.env.bases import (
-    BaseSpec,
-    DebianPackage,
-    find_base_folder,
-    load_base,
-    load_base_lock,
-    write_base_lock,
-)
 from reprobox.env.client import Client, load_channel_places
 from reprobox.env.documents import decode_text
 from reprobox.env.lockfile import (
@@ -26,6 +18,7 @@ from reprobox.env.lockfile import (
 from reprobox.env.pinned import find_pinned_kind
 from reprobox.env.project import EnvironmentEntry, Project
 from reprobox.errors import EnvironmentInvalid, IndexUnreachable, LockStale
+from reprobox.run.base import Connect, load_locked_base
 from reprobox.run.resolve import PLATFORM, LockOptions, client_for, require_supported, resolve, resolve_pinned
 
 if TYPE_CHECKING:
@@ -119,7 +112,14 @@ def load_fresh_lock(entry: EnvironmentEntry, project: Project) -> Lock | None:
     return lock
 
 
-def make_lock(entry: EnvironmentEntry, project: Project, client: Client, options: LockOptions | None = None) -> Lock:
+def make_lock(
+    entry: EnvironmentEntry,
+    project: Project,
+    client: Client,
+    options: LockOptions | None = None,
+    *,
+    connect: Connect,
+) -> Lock:
     """Resolve an environment and write its lock. Versions that the old lock holds are kept where they still fit.
 
     Args:
@@ -127,6 +127,7 @@ def make_lock(entry: EnvironmentEntry, project: Project, client: Client, options
         project: Whose.
         client: How indexes are reached.
         options: What may move, and what the target has.
+        connect: Gives the engine, which a base that is an image or a Dockerfile needs once.
 
     Raises:
         UsageError: An option makes no sense.
@@ -139,14 +140,14 @@ def make_lock(entry: EnvironmentEntry, project: Project, client: Client, options
     text, source = _read_source(entry, project)
     if text is None:
         raise EnvironmentInvalid(f"{source} does not exist", hint="write it, or name another environment")
-    base, debian = load_locked_base(entry.base, project, client, anew=options.upgrade_base)
+    base = load_locked_base(entry.base, project, client, connect=connect, platform=PLATFORM, anew=options.upgrade_base)
     if find_pinned_kind(source, text):
-        lock = resolve_pinned(text, source, entry, base, debian, client, options, _include(entry))
+        lock = resolve_pinned(text, source, entry, base, client, options, _include(entry))
     else:
         spec = _parse(text, source, entry)
         require_supported(spec)
         old = None if options.upgrade_all else _load_old_lock(entry)
-        lock = resolve(spec, entry, base, debian, client_for(spec, client), options, old)
+        lock = resolve(spec, entry, base, client_for(spec, client), options, old)
     rendered = render_lock(lock)
     if not entry.lock.is_file() or entry.lock.read_text(encoding="utf-8", errors="replace") != rendered:
         aside = entry.lock.with_name(f".{entry.lock.name}.new")
@@ -171,26 +172,6 @@ def find_addresses(entry: EnvironmentEntry, client: Client) -> Client:
     except EnvironmentInvalid:
         return client
     return client if spec is None else client_for(spec, client)
-
-
-def load_locked_base(
-    name: str, project: Project, client: Client, *, anew: bool = False
-) -> tuple[BaseSpec, tuple[DebianPackage, ...]]:
-    """Load a base and what it is locked to; resolve and write its lock where there is none.
-
-    Raises:
-        EnvironmentInvalid: There is no such base, or it is broken.
-        IndexUnreachable: It must be resolved and no mirror answers.
-    """
-    folder = find_base_folder(name, project.root)
-    base = load_base(folder)
-    locked = None if anew else load_base_lock(folder, base)
-    if locked is None:
-        from reprobox.env.solve_debian import solve_base
-
-        locked = solve_base(base, platform=PLATFORM, client=client)
-        write_base_lock(folder, base, locked)
-    return base, locked
 
 
 def load_addresses(lock: Lock, entry: EnvironmentEntry, client: Client) -> dict[str, str]:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from reprobox.env.bases import BaseSpec, DebianPackage
+from reprobox.env.bases import BaseSpec
 from reprobox.env.client import Client, load_channel_places
 from reprobox.env.lockfile import LAYER_FORMAT, Lock, Requested, render_requested
 from reprobox.env.pip_lines import PipOption
 from reprobox.env.project import EnvironmentEntry
 from reprobox.errors import EnvironmentInvalid, UsageError
+from reprobox.run.base import LockedBase
 
 if TYPE_CHECKING:
     from reprobox.env.conda_specs import CondaRequirement
@@ -68,8 +69,7 @@ class LockOptions:
 def resolve(
     spec: EnvironmentSpec,
     entry: EnvironmentEntry,
-    base: BaseSpec,
-    debian: tuple[DebianPackage, ...],
+    base: LockedBase,
     client: Client,
     options: LockOptions,
     old: Lock | None,
@@ -77,9 +77,9 @@ def resolve(
     """Resolve a specification into a lock; see `make_lock`."""
     from reprobox.env.solve_wheels import solve_wheels, uv_version
 
-    base_version = find_base_python(base, debian)
-    python_from = choose_python(spec, entry.python, base, base_version)
-    virtual_packages = {"__glibc": base.glibc}
+    base_version = base.python
+    python_from = choose_python(spec, entry.python, base.spec, base_version)
+    virtual_packages = {"__glibc": base.spec.glibc}
     tools = {"uv": uv_version()}
     wheels = spec.wheels
     conda = None
@@ -111,7 +111,7 @@ def resolve(
     solved = solve_wheels(
         wheels,
         python=exact or "",
-        glibc=base.glibc,
+        glibc=base.spec.glibc,
         platform=PLATFORM,
         client=client,
         kept=tuple((wheel.name, wheel.version) for wheel in old.wheels) if old else (),
@@ -126,9 +126,10 @@ def resolve(
         virtual_packages=tuple(sorted(virtual_packages.items())),
         python=exact or "",
         python_from=python_from,
-        omit=base.omit,
-        keep=base.keep,
-        debian=debian,
+        omit=base.spec.omit,
+        keep=base.spec.keep,
+        debian=base.debian,
+        flattened=base.flattened,
         conda=conda.packages if conda else (),
         wheels=solved,
         variables=tuple(sorted(spec.variables)),
@@ -141,8 +142,7 @@ def resolve_pinned(
     text: str,
     source: str,
     entry: EnvironmentEntry,
-    base: BaseSpec,
-    debian: tuple[DebianPackage, ...],
+    base: LockedBase,
     client: Client,
     options: LockOptions,
     include: Callable[[str], str | None],
@@ -157,7 +157,7 @@ def resolve_pinned(
     from reprobox.image.fetch import measure_package
 
     pinned = parse_pinned(text, source=source, platform=PLATFORM, include=include)
-    virtual_packages = {"__glibc": base.glibc}
+    virtual_packages = {"__glibc": base.spec.glibc}
     client = replace(
         client,
         named_channels=tuple(dict.fromkeys(row.channel for row in pinned.conda if "://" in row.channel)),
@@ -178,11 +178,11 @@ def resolve_pinned(
             raise EnvironmentInvalid(f"{source}: pins no python", hint="pin one: scripts are run by it")
         virtual_packages |= plan_virtual_packages((), options, None)
     else:
-        python = find_base_python(base, debian)
+        python = base.python
     wheels = solve_wheels(
         plan_wheels(pinned),
         python=python or "",
-        glibc=base.glibc,
+        glibc=base.spec.glibc,
         platform=PLATFORM,
         client=client,
         source=source,
@@ -195,9 +195,10 @@ def resolve_pinned(
         virtual_packages=tuple(sorted(virtual_packages.items())),
         python=python or "",
         python_from="conda" if conda else "base",
-        omit=base.omit,
-        keep=base.keep,
-        debian=debian,
+        omit=base.spec.omit,
+        keep=base.spec.keep,
+        debian=base.debian,
+        flattened=base.flattened,
         conda=conda,
         wheels=wheels,
         variables=(),
@@ -251,14 +252,6 @@ def plan_virtual_packages(
     return planned | ({"__cuda": cuda} if cuda else {})
 
 
-def find_base_python(base: BaseSpec, debian: tuple[DebianPackage, ...]) -> str | None:
-    """Find the exact version of a base's interpreter, such as "3.11.2"; None where it has none."""
-    name = f"python{base.python}-minimal"
-    package = next((package for package in debian if package.name == name), None)
-    version = re.match(r"(?:\d+:)?(\d+\.\d+\.\d+)", package.version) if package else None
-    return version[1] if version else None
-
-
 def choose_python(
     spec: EnvironmentSpec, asked: Literal["auto", "base", "conda"], base: BaseSpec, version: str | None
 ) -> Literal["base", "conda"]:
@@ -282,7 +275,7 @@ def choose_python(
         other = next(r for r in spec.conda if r.name not in ("python", "pip") or r.channel or not r.is_version_only)
         problem = f"{spec.source}:{other.line}: {other.shown} is a conda package"
     elif version is None:
-        problem = f"base {base.name} has no python{base.python}-minimal"
+        problem = f"base {base.name} has no interpreter of its own"
     else:
         for requirement in spec.pythons:
             constraint = requirement.constraint

@@ -592,7 +592,7 @@ def test_a_conda_row_that_lacks_a_key_is_refused(key: str) -> None:
 
 def test_a_conda_package_that_stands_twice_is_refused() -> None:
     """Two rows of one name (a merge gone wrong) are refused."""
-    assert "x264" in refusal(edited_conda(lambda document: document["conda"].append(document["conda"][-1]))).message
+    assert "x264" in refusal(edited_conda(lambda document: document["conda"].append(dict(document["conda"][-1])))).message
 
 
 def test_a_file_of_an_older_package_may_have_capitals() -> None:
