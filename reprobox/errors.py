@@ -6,6 +6,7 @@
     │   └── LockStale                 3   the lock was made from other requirements
     ├── ResolutionError               4
     │   ├── NoSolution                4   the requirements cannot be met together, or a name is unknown
+    │   │   └── NoWheel               4   a project is published as source alone
     │   └── IndexUnreachable          4   the index or mirror did not answer
     ├── AcceleratorError              5   CUDA or the driver cannot run this
     ├── BuildError                    6   the image could not be built
@@ -72,6 +73,22 @@ class ResolutionError(ReproboxError):
 
 class NoSolution(ResolutionError):
     """The requirements cannot be met together, or name something unknown."""
+
+
+class NoWheel(NoSolution):
+    """A project is published as source alone.
+
+    Args:
+        message: As for all errors.
+        project: Its name.
+        version: The version asked for, or None for any.
+        hint: As for all errors.
+    """
+
+    def __init__(self, message: str, *, project: str, version: str | None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.project = project
+        self.version = version
 
 
 class IndexUnreachable(ResolutionError):

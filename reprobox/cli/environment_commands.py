@@ -13,6 +13,7 @@ from reprobox.cli.session import Session, print_document, say
 if TYPE_CHECKING:
     from reprobox.env.lockfile import Lock
     from reprobox.env.project import EnvironmentEntry
+    from reprobox.run.base import Tools
 
 EnvironmentArgument = Annotated[
     str | None,
@@ -82,7 +83,7 @@ def lock(
                 exclude_newer=exclude_newer,
                 cuda=cuda,
             ),
-            connect=lambda: session.engine,
+            tools=_tools(session, entry),
         )
     if export in EXPORT_KINDS:
         addresses = {} if export == "requirements" else load_addresses(found, entry, session.client)
@@ -103,6 +104,20 @@ def lock(
         conda = f"{len(found.conda)} conda packages, " if found.conda else ""
         say(f"locked in {entry.lock}: {conda}{len(found.wheels)} wheels, {len(found.debian)} Debian packages")
     say(f"  lock  {found.digest}")
+
+
+def _tools(session: Session, entry: EnvironmentEntry) -> Tools:
+    from reprobox.cli.progress import make_progress
+    from reprobox.run.prepare import make_tools
+
+    return make_tools(
+        entry,
+        connect=lambda: session.engine,
+        client=session.client,
+        progress=lambda: make_progress(session.environ),
+        workers=session.workers,
+        say=say,
+    )
 
 
 def _lock_document(entry: EnvironmentEntry, found: Lock) -> dict[str, Any]:
@@ -143,7 +158,7 @@ def build(
     found = load_fresh_lock(entry, session.project)
     if found is None:
         say(f"no lock yet: resolving {entry.environment.name}")
-        found = make_lock(entry, session.project, session.client, connect=lambda: session.engine)
+        found = make_lock(entry, session.project, session.client, tools=_tools(session, entry))
     cache = Cache(session.client.cache)
     prepared: Prepared | None = None
     if not no_load:

@@ -32,6 +32,7 @@ class Client:
         mirrors: The `[mirrors]` table of reprobox.toml.
         apt_templates: Files that may name Debian's own mirror.
         mirror: Folder that `reprobox mirror` made; asked before any network.
+        wheelhouse: Folder with wheels that were built for a lock.
         named_channels: URLs of conda channels that the environment file itself gives.
         pip_options: Options of pip that the environment file itself gives, such as further indexes.
     """
@@ -41,6 +42,7 @@ class Client:
     mirrors: Mapping[str, Any] = field(default_factory=dict)
     apt_templates: tuple[Path, ...] = _APT_TEMPLATES
     mirror: Path | None = None
+    wheelhouse: Path | None = None
     named_channels: tuple[str, ...] = ()
     pip_options: tuple[PipOption, ...] = ()
 

@@ -55,6 +55,7 @@ class Wheel:
         file: File name; the index is the client's own configuration.
         size_bytes: Size of the file.
         sha256: Digest of the file, in hex.
+        built_from: Note: what it was built from, where the index has no such wheel; it lies beside the lock then.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Wheel:
     file: str
     size_bytes: int
     sha256: str
+    built_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +104,7 @@ class Requested:
         conda: Match specifications, sorted.
         wheels: Requirements of the index, sorted.
         others: References and options of pip, sorted; addresses in them are digested.
+        project: Folders of the project whose code is on the path of every run (`-e .`), relative to the project.
     """
 
     sha256: str
@@ -110,6 +113,7 @@ class Requested:
     conda: tuple[str, ...] = ()
     wheels: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    project: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,8 +156,9 @@ class Lock:
     def digest(self) -> LockDigest:
         """The environment's identity."""
         pins = _pins(self)
-        for row in pins.get("conda", ()):
+        for row in (*pins.get("conda", ()), *pins["wheels"]):
             row.pop("md5", None)
+            row.pop("built_from", None)
         return digest_pins(pins)
 
 
@@ -171,12 +176,17 @@ def _pins(lock: Lock) -> dict[str, Any]:
             **({"flattened": render_flattened(lock.flattened)} if lock.flattened else {}),
         },
         **(conda if lock.conda else {}),
-        "wheels": [
-            {"name": w.name, "version": w.version, "file": w.file, "size": w.size_bytes, "sha256": w.sha256}
-            for w in sorted(lock.wheels, key=lambda wheel: wheel.name)
-        ],
+        "wheels": [_wheel_row(wheel) for wheel in sorted(lock.wheels, key=lambda wheel: wheel.name)],
         "variables": dict(lock.variables),
     }
+
+
+def _wheel_row(wheel: Wheel) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": wheel.name, "version": wheel.version, "file": wheel.file, "size": wheel.size_bytes,
+        "sha256": wheel.sha256,
+    }  # fmt: skip
+    return row if wheel.built_from is None else {**row, "built_from": wheel.built_from}
 
 
 def _conda_row(package: CondaPackage) -> dict[str, Any]:
@@ -205,6 +215,7 @@ def render_lock(lock: Lock) -> str:
             "conda": list(lock.requested.conda),
             "wheels": list(lock.requested.wheels),
             "others": list(lock.requested.others),
+            **({"project": list(lock.requested.project)} if lock.requested.project else {}),
         },
         "tools": dict(lock.tools),
     }
@@ -295,6 +306,7 @@ def _read(document: dict[str, Any], source: str) -> Lock:
             conda=tuple(map(str, requested.get("conda", ()))),
             wheels=tuple(map(str, requested["wheels"])),
             others=tuple(map(str, requested.get("others", ()))),
+            project=tuple(map(str, requested.get("project", ()))),
         ),
         tools=tuple(sorted((str(k), str(v)) for k, v in document.get("tools", {}).items())),
     )
@@ -311,6 +323,7 @@ def _wheel(row: dict[str, Any], source: str) -> Wheel:
         file=file,
         size_bytes=require_size(row["size"], source=source, name=file),
         sha256=require_sha256(row["sha256"], source=source, name=file),
+        built_from=None if row.get("built_from") is None else str(row["built_from"]),
     )
 
 

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from reprobox.env.client import Client
 from reprobox.env.lockfile import Wheel
 from reprobox.env.pip_lines import WheelRequirement
-from reprobox.errors import ArtefactAltered, IndexUnreachable, NoSolution
+from reprobox.errors import ArtefactAltered, IndexUnreachable, NoSolution, NoWheel
 
 if TYPE_CHECKING:
     from packaging.tags import Tag
@@ -150,6 +150,40 @@ def locate_wheels(wheels: Iterable[Wheel], *, python: str, glibc: str, platform:
     return found
 
 
+def find_source_archive(
+    name: str, version: str | None, *, python: str, glibc: str, platform: str, client: Client
+) -> tuple[str, str, str]:
+    """Ask the index for a project's source archive, without building anything to learn its metadata.
+
+    Args:
+        name: Project name.
+        version: Exact version, or None for the newest.
+
+    Returns:
+        File name, sha256 in hex, and URL.
+
+    Raises:
+        NoSolution: There is none with a sha256.
+        IndexUnreachable: The index did not answer.
+    """
+    document = _run_uv(
+        [f"{name}=={version}" if version else name],
+        flags=["--no-deps", "--no-binary", name],
+        python=python,
+        glibc=glibc,
+        platform=platform,
+        client=client,
+        # What it depends on is read from the wheel, once that is built.
+        configuration=f'[[dependency-metadata]]\nname = "{name}"\nrequires-dist = []\n',
+        wheels_only=False,
+    )
+    for package in document.get("packages", []):
+        row = package.get("sdist")
+        if row and "sha256" in row.get("hashes", {}):
+            return _file_name(_url(row)), str(row["hashes"]["sha256"]), _url(row)
+    raise NoSolution(f"{name} has no source archive with a sha256 either", hint=f"ask for another version of {name}")
+
+
 def uv_version() -> str:
     """Version of the resolver, noted in locks."""
     from importlib.metadata import version
@@ -249,6 +283,8 @@ def _run_uv(
     flags: list[str],
     kept: tuple[tuple[str, str], ...] = (),
     provided: Mapping[str, str] | None = None,
+    configuration: str = "",
+    wheels_only: bool = True,
 ) -> dict[str, Any]:
     from uv import find_uv_bin
 
@@ -262,11 +298,13 @@ def _run_uv(
         command = [
             find_uv_bin(), "pip", "compile", "-", "--quiet", "--no-header", "--no-annotate",
             "--format", "pylock.toml", "--output-file", str(output),
-            "--only-binary", ":all:", "--python", sys.executable, "--no-python-downloads",
+            *(["--only-binary", ":all:"] if wheels_only else []), "--python", sys.executable, "--no-python-downloads",
             "--python-version", python, "--python-platform", target, *flags,
         ]  # fmt: skip
         if "pypi" in client.mirrors:
             command += ["--default-index", client.mirrors["pypi"]]
+        if configuration:
+            (Path(folder) / "uv.toml").write_text(configuration, encoding="utf-8")
         command += _render_options(lines, client, Path(folder), provided or {})
         # Run apart from the project: a pyproject.toml or uv.toml beside the script must not shape the result.
         done = subprocess.run(
@@ -342,6 +380,16 @@ def _explain(stderr: str) -> NoSolution | IndexUnreachable:
         return NoSolution(
             f"{unknown[1]} is not on the package index",
             hint=f"check the spelling of {unknown[1]} in the environment file",
+        )
+    lacking = re.search(
+        r"Because (?:all versions of )?([A-Za-z0-9._-]+?)(?:==(\S+))? ha(?:s|ve) no (?:usable )?wheels", plain
+    )
+    if lacking:
+        return NoWheel(
+            f"{lacking[1]}{f' {lacking[2]}' if lacking[2] else ''} is published as source alone: {plain}",
+            project=lacking[1],
+            version=lacking[2],
+            hint="ask for a version that is published as a wheel for this Python and platform",
         )
     if re.search(r"No solution found", plain):
         reason = re.sub(r"^No solution found when resolving dependencies:?\s*", "", plain)

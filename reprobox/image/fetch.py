@@ -136,6 +136,10 @@ class Fetcher:
         if found:
             self._advance(package.size_bytes)
             return found
+        if isinstance(package, Wheel) and self._client.wheelhouse is not None:
+            kept = self._client.wheelhouse / package.file
+            if kept.is_file():
+                return self._fetch([kept.absolute().as_uri()], name=kept.name, sha256=package.sha256)
         if self._client.mirror is not None:
             local = self._client.mirror / place_in_mirror(package)
             if local.is_file():
@@ -166,6 +170,11 @@ class Fetcher:
         return self._fetch([address], name=package.file, sha256=package.sha256, gone_hint=hint)
 
     def _fetch_wheel(self, wheel: Wheel) -> Path:
+        if wheel.built_from is not None:
+            raise IndexUnreachable(
+                f"{wheel.file} was built from {wheel.built_from}, and lies neither beside the lock nor in a mirror",
+                hint="commit the folder `wheels` that lies beside the lock, or lock again to build it anew",
+            )
         address = self._find_address(wheel)
         if address is None:
             raise IndexUnreachable(

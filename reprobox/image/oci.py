@@ -95,6 +95,8 @@ def render_environment(lock: Lock, layers: Sequence[CachedLayer] = ()) -> tuple[
     }
     for layer in layers:
         variables |= dict(layer.extras.variables)
+    # The person's own stand before the scripts run, which may ask for them, and after, because nothing undoes them.
+    variables |= dict(lock.variables)
     problems = []
     # conda sources them by name, whatever package they are of.
     for path, text in sorted(script for layer in layers for script in layer.extras.activation):

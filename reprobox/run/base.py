@@ -23,6 +23,7 @@ from reprobox.env.bases import (
     write_base_lock,
 )
 from reprobox.env.client import Client
+from reprobox.env.lockfile import Lock
 from reprobox.env.project import Project
 from reprobox.errors import EnvironmentInvalid
 from reprobox.image.cache import Cache
@@ -30,6 +31,21 @@ from reprobox.image.flatten import flatten_tar
 
 Connect = Callable[[], Engine]
 """Gives the container engine; only called where one is needed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What locking may need beside indexes: a base that must be built, or a project that has no wheel.
+
+    Attributes:
+        connect: Gives the engine.
+        image: Gives the engine's id of a lock's image, making it where it is missing.
+        say: Told what takes long.
+    """
+
+    connect: Connect
+    image: Callable[[Lock], str]
+    say: Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from reprobox.records.record import Record, RunId
 from reprobox.run.execute import execute
 from reprobox.run.hardware import Gpus, choose_gpus, describe_host, load_gpus
 from reprobox.run.locking import load_fresh_lock, make_lock
-from reprobox.run.prepare import Prepared, prepare_image
+from reprobox.run.prepare import Prepared, make_tools, prepare_image
 from reprobox.run.settings import Settings
 from reprobox.run.world import Options, World, plan_command
 
@@ -36,7 +36,15 @@ def run_script(world: World, entry: EnvironmentEntry, words: tuple[str, ...], op
     lock = load_fresh_lock(entry, world.project)
     if lock is None:
         world.say(f"no lock yet: resolving {entry.environment.name}")
-        lock = make_lock(entry, world.project, world.client, connect=lambda: world.engine)
+        tools = make_tools(
+            entry,
+            connect=lambda: world.engine,
+            client=world.client,
+            progress=lambda: world.progress,
+            workers=world.workers,
+            say=world.say,
+        )
+        lock = make_lock(entry, world.project, world.client, tools=tools)
         world.say(f"wrote {entry.lock}; commit it with {entry.environment.name}")
     settings, gpus = _settings(world, options, {})
     require_gpu_fit(world, lock, options.gpus, settings.gpus, gpus)

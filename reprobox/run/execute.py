@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from reprobox import __version__
 from reprobox.engines.base import RUN_LABEL, STATE_LABEL, Container, ContainerRequest, EngineInfo, Mount
 from reprobox.env.cuda import find_cuda, render_labels
-from reprobox.env.lockfile import render_lock
+from reprobox.env.lockfile import Lock, render_lock
 from reprobox.errors import EngineError, RecordError, ReproboxError
 from reprobox.image.debian import USER_ID
 from reprobox.image.oci import list_cuda_packages
@@ -358,7 +358,7 @@ def _request(
         name=f"reprobox-{draft.run}",
         image=prepared.image.config_digest,
         argv=command.argv,
-        environment=tuple(sorted(render_variables(settings).items())),
+        environment=tuple(sorted(render_variables(settings, _project_paths(prepared.lock, root)).items())),
         working_directory=str(PurePosixPath(WORK, cwd.relative_to(root).as_posix())),
         user=f"{user_id}:{user_id}",
         mounts=tuple(mounts),
@@ -368,6 +368,12 @@ def _request(
         gpus=settings.gpus,
         labels=((RUN_LABEL, draft.run), (STATE_LABEL, str(active.parent.parent))),
     )
+
+
+def _project_paths(lock: Lock, root: Path) -> tuple[str, ...]:
+    """Folders of the project's own code (`-e .`), in the container: each, and its `src` where it has one."""
+    folders = [place for folder in lock.requested.project for place in (folder, f"{folder}/src")]
+    return tuple(str(PurePosixPath(WORK, folder)) for folder in folders if (root / folder).is_dir())
 
 
 def _changed_inputs(plan: SnapshotPlan, before: tuple[RecordedFile, ...], world: World) -> list[str]:

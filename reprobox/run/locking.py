@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,10 @@ from reprobox.env.lockfile import (
 from reprobox.env.pinned import find_pinned_kind
 from reprobox.env.project import EnvironmentEntry, Project
 from reprobox.errors import EnvironmentInvalid, IndexUnreachable, LockStale
-from reprobox.run.base import Connect, load_locked_base
-from reprobox.run.resolve import PLATFORM, LockOptions, client_for, require_supported, resolve, resolve_pinned
+from reprobox.run.base import Tools, load_locked_base
+from reprobox.run.building import Resolver, resolve_building
+from reprobox.run.resolve import PLATFORM, LockOptions, client_for, resolve_pinned
+from reprobox.run.sources import WHEELHOUSE
 
 if TYPE_CHECKING:
     from reprobox.env.spec import EnvironmentSpec
@@ -118,7 +121,7 @@ def make_lock(
     client: Client,
     options: LockOptions | None = None,
     *,
-    connect: Connect,
+    tools: Tools,
 ) -> Lock:
     """Resolve an environment and write its lock. Versions that the old lock holds are kept where they still fit.
 
@@ -127,7 +130,7 @@ def make_lock(
         project: Whose.
         client: How indexes are reached.
         options: What may move, and what the target has.
-        connect: Gives the engine, which a base that is an image or a Dockerfile needs once.
+        tools: For a base that must be built once, and for projects that have no wheel.
 
     Raises:
         UsageError: An option makes no sense.
@@ -140,14 +143,16 @@ def make_lock(
     text, source = _read_source(entry, project)
     if text is None:
         raise EnvironmentInvalid(f"{source} does not exist", hint="write it, or name another environment")
-    base = load_locked_base(entry.base, project, client, connect=connect, platform=PLATFORM, anew=options.upgrade_base)
+    base = load_locked_base(
+        entry.base, project, client, connect=tools.connect, platform=PLATFORM, anew=options.upgrade_base
+    )
     if find_pinned_kind(source, text):
         lock = resolve_pinned(text, source, entry, base, client, options, _include(entry))
     else:
         spec = _parse(text, source, entry)
-        require_supported(spec)
         old = None if options.upgrade_all else _load_old_lock(entry)
-        lock = resolve(spec, entry, base, client_for(spec, client), options, old)
+        resolver = Resolver(entry=entry, base=base, client=client_for(spec, client), options=options, old=old)
+        lock = resolve_building(spec, resolver, tools=tools, root=project.root)
     rendered = render_lock(lock)
     if not entry.lock.is_file() or entry.lock.read_text(encoding="utf-8", errors="replace") != rendered:
         aside = entry.lock.with_name(f".{entry.lock.name}.new")
@@ -167,6 +172,7 @@ def _load_old_lock(entry: EnvironmentEntry) -> Lock | None:
 
 def find_addresses(entry: EnvironmentEntry, client: Client) -> Client:
     """Find the addresses that the environment file itself names, where there is one that can be read."""
+    client = replace(client, wheelhouse=entry.lock.parent / WHEELHOUSE)
     try:
         spec = load_spec(entry, None)
     except EnvironmentInvalid:

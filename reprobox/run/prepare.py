@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reprobox.engines.base import Engine
@@ -17,6 +17,7 @@ from reprobox.image.build import Progress, start_build
 from reprobox.image.cache import Cache
 from reprobox.image.layers import DiffId
 from reprobox.image.oci import Image, list_omissions, render_archive, render_image
+from reprobox.run.base import Connect, Tools
 from reprobox.run.locking import find_addresses
 
 
@@ -189,3 +190,29 @@ def _keep(image: Image, cache: Cache) -> None:
             "sizes_bytes": list(image.sizes_bytes),
         },
     )
+
+
+def make_tools(
+    entry: EnvironmentEntry,
+    *,
+    connect: Connect,
+    client: Client,
+    progress: Callable[[], Progress],
+    workers: int,
+    say: Callable[[str], None],
+) -> Tools:
+    """Give what locking may need: the engine, and images of locks in it."""
+
+    def image(lock: Lock) -> str:
+        prepared = prepare_image(
+            replace(entry, name=f"{entry.name}-build"),
+            lock,
+            engine=connect(),
+            client=client,
+            cache=Cache(client.cache),
+            progress=progress(),
+            workers=workers,
+        )
+        return prepared.image.config_digest
+
+    return Tools(connect=connect, image=image, say=say)

@@ -211,26 +211,11 @@ def client_for(spec: EnvironmentSpec, client: Client) -> Client:
     """Give a client that also knows the addresses which an environment file itself names."""
     return replace(
         client,
-        named_channels=tuple(channel for channel in spec.channels if "://" in channel),
+        named_channels=tuple(
+            channel for channel in (*spec.channels, *(r.channel for r in spec.conda)) if channel and "://" in channel
+        ),
         pip_options=spec.options,
     )
-
-
-def require_supported(spec: EnvironmentSpec) -> None:
-    """Require that nothing is asked for which this version cannot provide.
-
-    Raises:
-        EnvironmentInvalid: Something is; names its line.
-    """
-    for reference in spec.references:
-        if reference.kind == "folder" and reference.editable and reference.address in (".", "./"):
-            # The project's own code: it is in the working folder of every run.
-            continue
-        raise EnvironmentInvalid(
-            f"{spec.source}:{reference.line}: {reference.text} is given by where it is; this version takes wheels "
-            "from the index only",
-            hint=f"write {reference.name or 'NAME'}==VERSION, if a release of it is on the index",
-        )
 
 
 def plan_virtual_packages(

@@ -6,7 +6,7 @@ are in docs/determinism.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,11 +79,12 @@ class Settings:
         }
 
 
-def render_variables(settings: Settings) -> dict[str, str]:
+def render_variables(settings: Settings, paths: Sequence[str] = ()) -> dict[str, str]:
     """Render every variable that a container is given beside its image's own.
 
     Args:
         settings: How the run is made repeatable.
+        paths: Folders of the project, absolute in the container, that modules are looked for in.
 
     Returns:
         Name → value; what the user lets in wins over all but the shim's own.
@@ -112,7 +113,7 @@ def render_variables(settings: Settings) -> dict[str, str]:
     return {
         **variables,
         **dict(settings.environment),
-        "PYTHONPATH": GUEST,
+        "PYTHONPATH": ":".join((GUEST, *paths)),
         "REPROBOX_DETERMINISM": settings.determinism,
         "REPROBOX_SEED": str(settings.seed),
         "REPROBOX_TRAIL": f"{TRAIL}/trail.jsonl",

@@ -1,0 +1,178 @@
+"""Resolve an environment some of whose projects have no wheel: build those first, then resolve with what came out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from reprobox.env.client import Client
+from reprobox.env.lockfile import Lock, Wheel, render_requested
+from reprobox.env.pip_lines import PipOption, WheelRequirement
+from reprobox.env.project import EnvironmentEntry
+from reprobox.env.sources import SourceOrder, plan_sources, without_references
+from reprobox.env.spec import EnvironmentSpec
+from reprobox.errors import EnvironmentInvalid, NoSolution, NoWheel
+from reprobox.image.cache import Cache
+from reprobox.run.base import LockedBase, Tools
+from reprobox.run.resolve import LockOptions, resolve
+from reprobox.run.sources import WHEELHOUSE, Workshop, build_source
+
+_ROUNDS = 40
+"""Projects without a wheel that one environment may have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolver:
+    """All that resolving needs, but for what is asked.
+
+    Attributes:
+        entry: Which environment.
+        base: What stands below it.
+        client: How indexes are reached.
+        options: What the command line says.
+        old: The lock that is there, or None.
+    """
+
+    entry: EnvironmentEntry
+    base: LockedBase
+    client: Client
+    options: LockOptions
+    old: Lock | None
+
+    @property
+    def wheelhouse(self) -> Path:
+        """Where wheels that were built lie."""
+        return self.entry.lock.parent / WHEELHOUSE
+
+    def resolve(self, spec: EnvironmentSpec, built: Mapping[str, Wheel]) -> Lock:
+        """Resolve, with wheels that were built in the place of what the index has."""
+        options = [
+            PipOption(kind="constraint", value=f"{wheel.name}=={wheel.version}", line=1) for wheel in built.values()
+        ]
+        if built:
+            options.append(PipOption(kind="find-links", value=str(self.wheelhouse.absolute()), line=1))
+        client = replace(self.client, pip_options=(*self.client.pip_options, *options))
+        lock = resolve(spec, self.entry, self.base, client, self.options, self.old)
+        return replace(lock, wheels=tuple(built.get(wheel.name, wheel) for wheel in lock.wheels))
+
+
+def resolve_building(spec: EnvironmentSpec, resolver: Resolver, *, tools: Tools, root: Path) -> Lock:
+    """Resolve a specification, building what has no wheel.
+
+    Args:
+        spec: The environment file, parsed.
+        resolver: With what.
+        tools: Gives engine and images, where something must be built.
+        root: The project's folder.
+
+    Raises:
+        BuildError: Something cannot be built.
+        NoSolution: It cannot be resolved.
+        EnvironmentInvalid: A folder of `-e` is not in the project.
+    """
+    plan = plan_sources(spec)
+    project = tuple(_place_in_project(path, resolver.entry, root) for path in plan.project)
+    building = _Building(spec, resolver, tools)
+    for order in plan.orders:
+        building.add(order)
+    for _ in range(_ROUNDS):
+        try:
+            lock = resolver.resolve(building.specification(), building.built)
+            break
+        except NoWheel as error:
+            building.add_lacking(error)
+    else:
+        raise NoSolution(f"{spec.source}: over {_ROUNDS} of its projects have no wheel", hint="name newer versions")
+    requested = replace(render_requested(spec, base=resolver.entry.base), project=project)
+    return replace(lock, requested=requested)
+
+
+def _place_in_project(path: str, entry: EnvironmentEntry, root: Path) -> str:
+    """Give a folder that an environment file names, relative to the project.
+
+    Raises:
+        EnvironmentInvalid: It is not in the project.
+    """
+    place = (entry.environment.parent / path).resolve()
+    if not place.is_relative_to(root.resolve()):
+        raise EnvironmentInvalid(
+            f"{entry.environment.name}: the folder {path!r} is not in the project",
+            hint="write a reprobox.toml in a folder that holds both",
+        )
+    return place.relative_to(root.resolve()).as_posix()
+
+
+class _Building:
+    """The projects of one environment that were built so far."""
+
+    def __init__(self, spec: EnvironmentSpec, resolver: Resolver, tools: Tools) -> None:
+        self._spec = spec
+        self._resolver = resolver
+        self._tools = tools
+        self._wanted: list[WheelRequirement] = []
+        self._lacking: set[str] = set()
+        self.built: dict[str, Wheel] = {}
+
+    def specification(self) -> EnvironmentSpec:
+        """What is asked for, with references turned into exact versions of what was built."""
+        return replace(without_references(self._spec), wheels=(*self._spec.wheels, *self._wanted))
+
+    def add(self, order: SourceOrder) -> Wheel:
+        """Build one project, or take what was built of it before."""
+        wheel = self._find_kept(order)
+        if wheel is None:
+            self._tools.say(f"building {order.shown} from source, in a container of the environment")
+            client = self._resolver.client
+            workshop = Workshop(
+                client=client,
+                cache=Cache(client.cache),
+                engine=self._tools.connect(),
+                image=self._tools.image,
+                wheelhouse=self._resolver.wheelhouse,
+            )
+            folder = self._resolver.entry.environment.parent
+            wheel = build_source(order, self._environment(), workshop, folder=folder)
+        self.built[wheel.name] = wheel
+        if order.kind != "index":
+            extras = f"[{','.join(order.extras)}]" if order.extras else ""
+            text = f"{wheel.name}{extras}=={wheel.version}"
+            self._wanted.append(WheelRequirement(text=text, name=wheel.name, line=1))
+        return wheel
+
+    def add_lacking(self, error: NoWheel) -> None:
+        """Build what the resolver found to be published as source alone.
+
+        Raises:
+            NoWheel: It was built before, and another version of it is asked for.
+        """
+        if error.project in self._lacking:
+            raise error
+        self._lacking.add(error.project)
+        line = next((wheel.line for wheel in self._spec.wheels if wheel.name == error.project), None)
+        where = f"{self._spec.source}:{line}" if line else self._spec.source
+        self.add(SourceOrder(kind="index", name=error.project, address="", revision=error.version, where=where))
+
+    def _find_kept(self, order: SourceOrder) -> Wheel | None:
+        """Find what was built for the old lock, where the same is asked for and nobody wants it to move."""
+        old = self._resolver.old
+        if old is None or order.name is None or order.name in self._resolver.options.upgrade:
+            return None
+        asked = render_requested(self._spec, base="").others
+        for wheel in old.wheels:
+            if wheel.name != order.name or wheel.built_from is None:
+                continue
+            same = order.revision in (None, wheel.version) if order.kind == "index" else asked == old.requested.others
+            file = self._resolver.wheelhouse / wheel.file
+            if same and file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == wheel.sha256:
+                return wheel
+        return None
+
+    def _environment(self) -> Lock:
+        """The environment to build in: all of it that has wheels, or else what conda brings."""
+        spec = without_references(self._spec, but={*self._lacking, *self.built})
+        try:
+            return self._resolver.resolve(spec, {})
+        except NoSolution:
+            return self._resolver.resolve(replace(spec, wheels=()), {})

@@ -1,0 +1,290 @@
+"""Build from source, once, what has no wheel: in a container of the environment, which has no network.
+
+What comes out is kept beside the lock, in `wheels/`, and pinned by its hash like any other wheel: a build need not come
+out the same twice, so nobody is asked to repeat it. Commit that folder, or carry it with `reprobox mirror`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import subprocess
+import tarfile
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
+from reprobox.engines.base import RUN_LABEL, STATE_LABEL, Collected, ContainerRequest, Engine, Mount
+from reprobox.env.client import Client
+from reprobox.env.lockfile import Lock, Wheel
+from reprobox.env.pip_lines import WheelRequirement
+from reprobox.env.solve_wheels import find_source_archive, solve_wheels
+from reprobox.env.sources import SourceOrder, parse_build_requirements
+from reprobox.errors import ArtefactAltered, BuildError, EnvironmentInvalid, NoSolution
+from reprobox.image.cache import Cache
+from reprobox.image.debian import USER_ID
+from reprobox.image.fetch import Fetcher, measure_package
+
+WHEELHOUSE = "wheels"
+"""Folder beside a lock with the wheels that were built for it."""
+
+_EPOCH = "315532800"
+_SHOWN_LINES = 12
+_BUILD = """\
+set -eu
+pip=$(ls /in/wheels/pip-*.whl)/pip
+run() { python "$pip" --disable-pip-version-check "$@" --no-index --find-links /in/wheels; }
+cp -r /in/source /tmp/source
+cd "/tmp/source/$1"
+if run wheel --no-deps --wheel-dir /out . >/tmp/first.log 2>&1; then exit 0; fi
+# Some need what they will run beside (PyTorch, NumPy) while they are built, and do not say so.
+run install --quiet --target /tmp/build-requirements $2 >/tmp/second.log 2>&1 || { cat /tmp/first.log; exit 1; }
+PYTHONPATH=/tmp/build-requirements run wheel --no-deps --no-build-isolation --wheel-dir /out . >/tmp/third.log 2>&1 ||
+    { cat /tmp/first.log; echo "--- and without build isolation:"; cat /tmp/third.log; exit 1; }
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """Where sources are built.
+
+    Attributes:
+        client: How indexes are reached.
+        cache: Keeps fetched files.
+        engine: Runs the builds.
+        image: Gives the engine's id of the image for a lock, making it where it is missing.
+        wheelhouse: Folder for what comes out.
+    """
+
+    client: Client
+    cache: Cache
+    engine: Engine
+    image: Callable[[Lock], str]
+    wheelhouse: Path
+
+
+def build_source(order: SourceOrder, lock: Lock, workshop: Workshop, *, folder: Path) -> Wheel:
+    """Fetch one project's source, build its wheel in a container of a lock, and keep it.
+
+    Args:
+        order: What to build.
+        lock: The environment that it is built in.
+        workshop: Where.
+        folder: The environment file's, which paths start from.
+
+    Returns:
+        The wheel; `built_from` says what it was made from, with the commit or digest.
+
+    Raises:
+        BuildError: It cannot be fetched or built; the last lines of the build are in the text.
+        ArtefactAltered: Its source has other bytes than the environment file says.
+    """
+    with workshop.cache.aside() as scratch:
+        out = scratch / "out"
+        out.mkdir()
+        if order.kind == "wheel":
+            built_from = _fetch_file(order, folder, out, workshop)
+        else:
+            source = scratch / "source"
+            built_from = _fetch_source(order, lock, folder, source, workshop)
+            _build(order, lock, source, out, scratch, workshop)
+        files = sorted(out.glob("*.whl"))
+        if len(files) != 1:
+            raise BuildError(f"{order.where}: building {order.shown} gave {len(files)} wheels, not one")
+        return _keep(files[0], built_from, order, workshop)
+
+
+def _keep(file: Path, built_from: str, order: SourceOrder, workshop: Workshop) -> Wheel:
+    name, version, _, _ = parse_wheel_filename(file.name)
+    if order.name is not None and canonicalize_name(name) != canonicalize_name(order.name):
+        raise BuildError(f"{order.where}: {order.shown} turned out to be {name}", hint=f"write #egg={name}")
+    data = file.read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    workshop.wheelhouse.mkdir(parents=True, exist_ok=True)
+    aside = workshop.wheelhouse / f".{file.name}.{secrets.token_hex(4)}"
+    aside.write_bytes(data)
+    aside.replace(workshop.wheelhouse / file.name)
+    return Wheel(
+        name=str(canonicalize_name(name)),
+        version=str(version),
+        file=file.name,
+        size_bytes=len(data),
+        sha256=sha256,
+        built_from=built_from,
+    )
+
+
+def _fetch_source(order: SourceOrder, lock: Lock, folder: Path, source: Path, workshop: Workshop) -> str:
+    if order.kind == "git":
+        return _clone(order, source, workshop.client.environ)
+    archive = source.parent / "archive"
+    archive.mkdir()
+    if order.kind == "index":
+        name, digest, url = find_source_archive(
+            order.name or "",
+            order.revision,
+            python=lock.python,
+            glibc=dict(lock.virtual_packages)["__glibc"],
+            platform=lock.platform,
+            client=workshop.client,
+        )
+        sha256, _, _ = measure_package(url, client=workshop.client, cache=workshop.cache)
+        if sha256 != digest:
+            raise ArtefactAltered(f"{order.where}: {name} does not hash to what its index says (sha256 {digest})")
+        shutil.copyfile(workshop.cache.package_path(sha256), archive / name)
+        built_from = f"{name} sha256:{sha256}"
+    else:
+        built_from = _fetch_file(order, folder, archive, workshop)
+    (file,) = archive.iterdir()
+    _unpack(file, source, order)
+    return built_from
+
+
+def _fetch_file(order: SourceOrder, folder: Path, target: Path, workshop: Workshop) -> str:
+    address = order.address
+    if "://" not in address:
+        path = (folder / address).resolve()
+        if not path.is_file():
+            raise EnvironmentInvalid(f"{order.where}: {address!r} does not exist", hint="correct the path")
+        address = path.as_uri()
+    sha256, _, _ = measure_package(address, client=workshop.client, cache=workshop.cache)
+    name = address.partition("?")[0].rsplit("/", 1)[-1]
+    if order.sha256 is not None and sha256 != order.sha256:
+        raise ArtefactAltered(
+            f"{order.where}: {name} does not hash to what that line says\n"
+            f"  named    {order.sha256}\n  fetched  {sha256}",
+            hint="nothing was built; do not trust that address",
+        )
+    shutil.copyfile(workshop.cache.package_path(sha256), target / name)
+    return f"{name} sha256:{sha256}"
+
+
+def _clone(order: SourceOrder, target: Path, environ: Mapping[str, str]) -> str:
+    """Clone a repository and check out one commit; gives it as "git <digest of the address> <commit>"."""
+    git = shutil.which("git", path=environ.get("PATH"))
+    if git is None:
+        raise BuildError(f"{order.where}: git is not installed", hint="apt-get install git")
+    safe = {**environ, "GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1"}
+    base = [git, "-c", "protocol.ext.allow=never", "-c", "advice.detachedHead=false"]
+    _git([*base, "clone", "--quiet", "--no-checkout", "--", order.address, str(target)], order, safe)
+    inside = [*base, "-C", str(target)]
+    for candidate in (f"origin/{order.revision}", order.revision) if order.revision else ("HEAD",):
+        done = subprocess.run(
+            [*inside, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{candidate}^{{commit}}"],
+            capture_output=True, text=True, check=False, env=safe,
+        )  # fmt: skip
+        if done.returncode == 0:
+            break
+    else:
+        raise BuildError(f"{order.where}: {order.address} has no revision {order.revision!r}", hint="correct it")
+    commit = done.stdout.strip()
+    _git([*inside, "checkout", "--quiet", "--detach", commit], order, safe)
+    _git([*inside, "submodule", "--quiet", "update", "--init", "--recursive"], order, safe)
+    return f"git {hashlib.sha256(order.address.encode()).hexdigest()[:16]} {commit}"
+
+
+def _git(command: list[str], order: SourceOrder, environ: Mapping[str, str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(environ))
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["git failed"])[-1]
+        raise BuildError(f"{order.where}: {order.shown} cannot be fetched: {last}", hint="check address and access")
+
+
+def _unpack(file: Path, target: Path, order: SourceOrder) -> None:
+    """Unpack a source archive; its one folder becomes `target`."""
+    aside = target.with_name("unpacked")
+    aside.mkdir()
+    try:
+        if file.name.endswith(".zip"):
+            with zipfile.ZipFile(file) as archive:
+                archive.extractall(aside)
+        else:
+            with tarfile.open(file) as archive:
+                archive.extractall(aside, filter="data")
+    except (tarfile.TarError, zipfile.BadZipFile, OSError, ValueError) as error:
+        raise BuildError(f"{order.where}: {file.name} is no source archive that can be unpacked: {error}") from None
+    inside = list(aside.iterdir())
+    (inside[0] if len(inside) == 1 and inside[0].is_dir() else aside).rename(target)
+
+
+def _build(order: SourceOrder, lock: Lock, source: Path, out: Path, scratch: Path, workshop: Workshop) -> None:
+    project = source / (order.subdirectory or ".")
+    if not project.resolve().is_relative_to(source.resolve()) or not project.is_dir():
+        raise BuildError(f"{order.where}: {order.shown} has no folder {order.subdirectory!r}")
+    file = project / "pyproject.toml"
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
+    required = parse_build_requirements(text, where=order.where)
+    _fetch_build_requirements(required, lock, scratch / "wheels", workshop)
+    user = os.geteuid() or USER_ID
+    if os.geteuid() == 0:
+        # The container's user is nobody's here; what it writes is read back below.
+        out.chmod(0o777)
+        for path in (scratch, *source.rglob("*"), source):
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode | 0o055)
+    printed = Collected()
+    request = ContainerRequest(
+        name=f"reprobox-build-{secrets.token_hex(6)}",
+        image=workshop.image(lock),
+        argv=("sh", "-c", _BUILD, "build", order.subdirectory or ".", " ".join(r.name for r in required)),
+        environment=(
+            ("HOME", "/home/reprobox"), ("LC_ALL", "C.UTF-8"), ("PIP_NO_CACHE_DIR", "1"), ("PYTHONHASHSEED", "0"),
+            ("SOURCE_DATE_EPOCH", _EPOCH), ("TZ", "UTC"),
+        ),
+        working_directory="/tmp",
+        user=f"{user}:{user}",
+        mounts=(
+            Mount(source=source, target="/in/source"),
+            Mount(source=scratch / "wheels", target="/in/wheels"),
+            Mount(source=out, target="/out", writable=True),
+        ),
+        labels=((RUN_LABEL, "build"), (STATE_LABEL, str(scratch))),
+    )  # fmt: skip
+    container = workshop.engine.start(request, stdout=printed, stderr=printed)
+    try:
+        ended = container.wait()
+    except KeyboardInterrupt:
+        container.stop(grace_s=1)
+        raise
+    finally:
+        container.remove()
+    if ended.exit_code != 0:
+        lines = bytes(printed.data).decode("utf-8", "replace").strip().splitlines()[-_SHOWN_LINES:]
+        raise BuildError(
+            f"{order.where}: {order.shown} cannot be built in the environment:\n  " + "\n  ".join(lines),
+            hint=_hint_of("\n".join(lines)) or f"ask for a version of {order.shown} that has a wheel",
+        )
+
+
+def _hint_of(text: str) -> str | None:
+    if "gcc" in text or "cc'" in text or "compiler" in text or "cmake" in text.lower():
+        return "it needs a compiler: name a base that has one, or take compilers from conda"
+    if "egg_info" in text or "extras_require" in text:
+        return "its setup.py is older than today's setuptools: ask for a newer version of it"
+    return None
+
+
+def _fetch_build_requirements(
+    required: tuple[WheelRequirement, ...], lock: Lock, folder: Path, workshop: Workshop
+) -> None:
+    """Have wheels of a build's requirements, and pip itself, in a folder."""
+    folder.mkdir()
+    pip = WheelRequirement(text="pip", name="pip", line=1)
+    try:
+        wheels = solve_wheels(
+            (pip, *required),
+            python=lock.python,
+            glibc=dict(lock.virtual_packages)["__glibc"],
+            platform=lock.platform,
+            client=workshop.client,
+        )
+    except NoSolution as error:
+        raise BuildError(f"what the build needs cannot be had: {error.message}", hint=error.hint) from None
+    fetcher = Fetcher(lock, client=workshop.client, cache=workshop.cache, advance=lambda size: None)
+    for wheel in wheels:
+        shutil.copyfile(fetcher.fetch(wheel), folder / wheel.file)
