@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-import tempfile
-import tomllib
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +11,12 @@ from urllib.parse import unquote, urlsplit
 from reprobox.env.client import Client
 from reprobox.env.lockfile import Wheel
 from reprobox.env.pip_lines import WheelRequirement
+from reprobox.env.uv_resolver import BROUGHT, MACHINES, run_uv
 from reprobox.errors import ArtefactAltered, IndexUnreachable, NoSolution, NoWheel
 
 if TYPE_CHECKING:
     from packaging.tags import Tag
 
-MACHINES = {"linux-64": "x86_64", "linux-aarch64": "aarch64"}
 _TIMEOUT_S = 60
 
 
@@ -71,22 +66,66 @@ def solve_wheels(
         flags.append("--no-deps")
     if exclude_newer:
         flags += ["--exclude-newer", exclude_newer]
-    document = _run_uv(
-        lines,
-        flags=flags,
-        kept=tuple(kept),
-        provided=brought,
-        python=python,
-        glibc=glibc,
-        platform=platform,
-        client=client,
-    )
+    try:
+        document = run_uv(
+            lines,
+            flags=flags,
+            kept=tuple(kept),
+            provided=brought,
+            python=python,
+            glibc=glibc,
+            platform=platform,
+            client=client,
+        )
+    except NoWheel:
+        raise
+    except NoSolution as error:
+        target = {"python": python, "glibc": glibc, "platform": platform}
+        raise _place_error(error, wanted, source, target, client) from None
     rows = [
-        package for package in document.get("packages", []) if not str(package.get("version", "")).endswith(_BROUGHT)
+        package for package in document.get("packages", []) if not str(package.get("version", "")).endswith(BROUGHT)
     ]
     wheels = list(_choose({"packages": rows}, python=python, glibc=glibc, platform=platform))
     _require_hashes(wheels, wanted, source)
     return tuple(sorted(wheels, key=lambda wheel: wheel.name))
+
+
+def _place_error(
+    error: NoSolution, wanted: Iterable[WheelRequirement], source: str, target: Mapping[str, str], client: Client
+) -> NoSolution:
+    """Say in which lines the requirements stand that an error is about, and what there is instead of what is gone."""
+    named = [r for r in wanted if re.search(rf"(?<![\w.-]){re.escape(r.name)}(?![\w-])", error.message)]
+    if not named:
+        return error
+    gone = re.search(r"there is no version of ([\w.-]+?)==(\S+) and you require", error.message)
+    asked = next((r for r in named if gone and r.name == gone[1]), None)
+    if asked is not None:
+        newest = _find_newest(asked.name, target, client)
+        if newest:
+            return NoSolution(
+                f"{source}:{asked.line}: {asked.text} is no longer published; {newest} is",
+                hint=f"write {asked.name}=={newest}",
+            )
+    if len(named) == 1:
+        return NoSolution(f"{source}:{named[0].line}: {error.message}", hint=error.hint)
+    lines = ", ".join(f"line {r.line}: {r.text}" for r in named)
+    return NoSolution(f"{source}: {error.message} ({lines})", hint=error.hint)
+
+
+def _find_newest(name: str, target: Mapping[str, str], client: Client) -> str | None:
+    """Find the newest version of a project that has a wheel for a target."""
+    try:
+        document = run_uv(
+            [name],
+            flags=["--no-deps"],
+            python=target["python"],
+            glibc=target["glibc"],
+            platform=target["platform"],
+            client=client,
+        )
+    except (NoSolution, IndexUnreachable):
+        return None
+    return next((str(package["version"]) for package in document.get("packages", []) if "version" in package), None)
 
 
 def _is_brought(requirement: WheelRequirement, provided: Mapping[str, str], source: str) -> bool:
@@ -141,7 +180,7 @@ def locate_wheels(wheels: Iterable[Wheel], *, python: str, glibc: str, platform:
     lines = [f"{wheel.name}=={wheel.version}" for wheel in wheels]
     if not lines:
         return {}
-    document = _run_uv(lines, flags=["--no-deps"], python=python, glibc=glibc, platform=platform, client=client)
+    document = run_uv(lines, flags=["--no-deps"], python=python, glibc=glibc, platform=platform, client=client)
     found: dict[str, str] = {}
     for package in document.get("packages", []):
         for row in package.get("wheels", []):
@@ -166,7 +205,7 @@ def find_source_archive(
         NoSolution: There is none with a sha256.
         IndexUnreachable: The index did not answer.
     """
-    document = _run_uv(
+    document = run_uv(
         [f"{name}=={version}" if version else name],
         flags=["--no-deps", "--no-binary", name],
         python=python,
@@ -271,137 +310,3 @@ def _url(row: Mapping[str, Any]) -> str:
 
 def _file_name(url: str) -> str:
     return unquote(urlsplit(url).path.rsplit("/", 1)[-1])
-
-
-def _run_uv(
-    lines: list[str],
-    *,
-    python: str,
-    glibc: str,
-    platform: str,
-    client: Client,
-    flags: list[str],
-    kept: tuple[tuple[str, str], ...] = (),
-    provided: Mapping[str, str] | None = None,
-    configuration: str = "",
-    wheels_only: bool = True,
-) -> dict[str, Any]:
-    from uv import find_uv_bin
-
-    target = f"{MACHINES[platform]}-manylinux_{glibc.replace('.', '_')}"
-    with tempfile.TemporaryDirectory(prefix="reprobox-solve-") as folder:
-        output = Path(folder) / "pylock.toml"
-        if kept:
-            # uv takes the versions that an output file holds already as preferences.
-            rows = [f'[[packages]]\nname = "{name}"\nversion = "{version}"\n' for name, version in kept]
-            output.write_text('lock-version = "1.0"\ncreated-by = "reprobox"\n\n' + "\n".join(rows), encoding="utf-8")
-        command = [
-            find_uv_bin(), "pip", "compile", "-", "--quiet", "--no-header", "--no-annotate",
-            "--format", "pylock.toml", "--output-file", str(output),
-            *(["--only-binary", ":all:"] if wheels_only else []), "--python", sys.executable, "--no-python-downloads",
-            "--python-version", python, "--python-platform", target, *flags,
-        ]  # fmt: skip
-        if "pypi" in client.mirrors:
-            command += ["--default-index", client.mirrors["pypi"]]
-        if configuration:
-            (Path(folder) / "uv.toml").write_text(configuration, encoding="utf-8")
-        command += _render_options(lines, client, Path(folder), provided or {})
-        # Run apart from the project: a pyproject.toml or uv.toml beside the script must not shape the result.
-        done = subprocess.run(
-            command,
-            input="\n".join(lines) + "\n",
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=folder,
-            env=dict(client.environ),
-        )
-        if done.returncode != 0:
-            raise _explain(done.stderr)
-        return tomllib.loads(output.read_text(encoding="utf-8"))
-
-
-_BROUGHT = "+conda"
-"""Local version of the empty wheels that stand for what conda brings."""
-
-
-def _render_options(lines: list[str], client: Client, folder: Path, provided: Mapping[str, str]) -> list[str]:
-    """Render what the environment file says of indexes, and what conda brings, as options of uv."""
-    words: list[str] = []
-    limits = [option.value for option in client.pip_options if option.kind == "constraint"]
-    for option in client.pip_options:
-        match option.kind:
-            case "index" if "pypi" not in client.mirrors:
-                words += ["--default-index", option.value]
-            case "extra-index":
-                words += ["--index", option.value, "--index-strategy", "unsafe-best-match"]
-            case "find-links":
-                words += ["--find-links", option.value]
-            case "pre":
-                words += ["--prerelease", "allow"]
-            case "no-index":
-                words.append("--no-index")
-    backends = {found[1] for line in lines if (found := re.search(r"\+(cu\d+|cpu|rocm[\d.]+)\b", line))}
-    if len(backends) == 1 and not any(option.kind in ("extra-index", "find-links") for option in client.pip_options):
-        # Builds of PyTorch that are named by their accelerator lie on indexes of their own, which uv knows.
-        words += ["--torch-backend", backends.pop()]
-    if provided:
-        stubs = folder / "provided"
-        stubs.mkdir()
-        for name, version in provided.items():
-            _write_stub(stubs, name, version + _BROUGHT)
-            limits.append(f"{name}=={version}{_BROUGHT}")
-        words += ["--find-links", str(stubs)]
-    if limits:
-        file = folder / "constraints.txt"
-        file.write_text("\n".join(limits) + "\n", encoding="utf-8")
-        words += ["--constraint", str(file)]
-    return words
-
-
-def _write_stub(folder: Path, name: str, version: str) -> None:
-    """Write an empty wheel, so that the resolver sees a project that conda brings, and asks for nothing of it."""
-    stem = f"{name.replace('-', '_')}-{version}"
-    with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as archive:
-        archive.writestr(f"{stem}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        archive.writestr(f"{stem}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{stem}.dist-info/RECORD", "")
-
-
-def _explain(stderr: str) -> NoSolution | IndexUnreachable:
-    """Turn uv's words into an error with the name that it is about."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", stderr).strip()
-    text = re.sub(r"^\s*[×╰─▶│├]+\s*", "", text, flags=re.MULTILINE)
-    sentences = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("warning")]
-    plain = re.sub(r"\s+", " ", " ".join(sentences))
-    plain = re.sub(r"^error: |\bcause: |\bhint: .*$", "", plain).strip()
-    unknown = re.search(r"Because (\S+) was not found in the (?:package registry|provided)", plain)
-    if unknown:
-        return NoSolution(
-            f"{unknown[1]} is not on the package index",
-            hint=f"check the spelling of {unknown[1]} in the environment file",
-        )
-    lacking = re.search(
-        r"Because (?:all versions of )?([A-Za-z0-9._-]+?)(?:==(\S+))? ha(?:s|ve) no (?:usable )?wheels", plain
-    )
-    if lacking:
-        return NoWheel(
-            f"{lacking[1]}{f' {lacking[2]}' if lacking[2] else ''} is published as source alone: {plain}",
-            project=lacking[1],
-            version=lacking[2],
-            hint="ask for a version that is published as a wheel for this Python and platform",
-        )
-    if re.search(r"No solution found", plain):
-        reason = re.sub(r"^No solution found when resolving dependencies:?\s*", "", plain)
-        hint = "relax one of the versions named there"
-        if "no usable wheels" in reason or "no wheels" in reason:
-            hint = "ask for a version that is published as a wheel for this Python and platform"
-        return NoSolution(f"the requirements cannot be met together: {reason}", hint=hint)
-    if re.search(
-        r"[Ff]ailed to fetch|[Cc]ould not connect|dns error|[Rr]equest failed|timed? ?out|[Cc]onnection", plain
-    ):
-        return IndexUnreachable(
-            f"the package index did not answer: {plain}",
-            hint="check the network, or name a mirror under [mirrors] in reprobox.toml",
-        )
-    return NoSolution(f"uv could not resolve the requirements: {plain}", hint="see the message of uv above")

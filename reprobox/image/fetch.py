@@ -194,7 +194,11 @@ class Fetcher:
         """Ask the index where a wheel is; the first time, for all that are missing at once."""
         with self._mutex:
             if wheel.file not in self._addresses:
-                missing = [w for w in self._lock.wheels if not self._cache.package_path(w.sha256).exists()]
+                missing = [
+                    w
+                    for w in self._lock.wheels
+                    if w.built_from is None and not self._cache.package_path(w.sha256).exists()
+                ]
                 self._addresses |= locate_wheels(
                     missing if wheel in missing and not self._addresses else [wheel],
                     python=self._lock.python,

@@ -55,7 +55,8 @@ class Resolver:
             options.append(PipOption(kind="find-links", value=str(self.wheelhouse.absolute()), line=1))
         client = replace(self.client, pip_options=(*self.client.pip_options, *options))
         lock = resolve(spec, self.entry, self.base, client, self.options, self.old)
-        return replace(lock, wheels=tuple(built.get(wheel.name, wheel) for wheel in lock.wheels))
+        before = {wheel.sha256: wheel for wheel in self.old.wheels if wheel.built_from} if self.old else {}
+        return replace(lock, wheels=tuple(built.get(w.name) or before.get(w.sha256) or w for w in lock.wheels))
 
 
 def resolve_building(spec: EnvironmentSpec, resolver: Resolver, *, tools: Tools, root: Path) -> Lock:
@@ -73,6 +74,8 @@ def resolve_building(spec: EnvironmentSpec, resolver: Resolver, *, tools: Tools,
         EnvironmentInvalid: A folder of `-e` is not in the project.
     """
     plan = plan_sources(spec)
+    for note in plan.notes:
+        tools.say(f"note: {spec.source}:{note.line}: {note.message}")
     project = tuple(_place_in_project(path, resolver.entry, root) for path in plan.project)
     building = _Building(spec, resolver, tools)
     for order in plan.orders:

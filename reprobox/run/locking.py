@@ -147,9 +147,11 @@ def make_lock(
         entry.base, project, client, connect=tools.connect, platform=PLATFORM, anew=options.upgrade_base
     )
     if find_pinned_kind(source, text):
-        lock = resolve_pinned(text, source, entry, base, client, options, _include(entry))
+        lock = resolve_pinned(text, source, entry, base, client, options, _include(entry), tools.say)
     else:
         spec = _parse(text, source, entry)
+        for note in spec.notes:
+            tools.say(f"note: {source}:{note.line}: {note.message}")
         old = None if options.upgrade_all else _load_old_lock(entry)
         resolver = Resolver(entry=entry, base=base, client=client_for(spec, client), options=options, old=old)
         lock = resolve_building(spec, resolver, tools=tools, root=project.root)
@@ -195,7 +197,8 @@ def load_addresses(lock: Lock, entry: EnvironmentEntry, client: Client) -> dict[
     places = load_channel_places(client)
     found = {p.file: f"{places.find_url(p.channel)}/{p.subdir}/{p.file}" for p in lock.conda}
     glibc = dict(lock.virtual_packages)["__glibc"]
-    found |= locate_wheels(lock.wheels, python=lock.python, glibc=glibc, platform=lock.platform, client=client)
+    published = [wheel for wheel in lock.wheels if wheel.built_from is None]
+    found |= locate_wheels(published, python=lock.python, glibc=glibc, platform=lock.platform, client=client)
     for wheel in lock.wheels:
         if wheel.file not in found:
             raise IndexUnreachable(

@@ -146,6 +146,7 @@ def resolve_pinned(
     client: Client,
     options: LockOptions,
     include: Callable[[str], str | None],
+    say: Callable[[str], None],
 ) -> Lock:
     """Lock what another tool pinned: nothing is chosen anew, what its file leaves out is found."""
     from importlib.metadata import version
@@ -157,6 +158,8 @@ def resolve_pinned(
     from reprobox.image.fetch import measure_package
 
     pinned = parse_pinned(text, source=source, platform=PLATFORM, include=include)
+    for note in pinned.notes:
+        say(f"note: {source}:{note.line}: {note.message}")
     virtual_packages = {"__glibc": base.spec.glibc}
     client = replace(
         client,
@@ -290,5 +293,8 @@ def _pip_of_base(spec: EnvironmentSpec) -> tuple[WheelRequirement, ...]:
             prefix = requirement.version_prefix
             exact = requirement.constraint.startswith("==")
             constraint = f"=={prefix}" + ("" if exact else ".*") if prefix else requirement.constraint
+            if "|" in constraint:
+                # Conda's "or" has no like in PEP 440; any pip will do then.
+                continue
             found.append(WheelRequirement(text=f"pip{constraint}", name="pip", line=requirement.line))
     return tuple(found)

@@ -16,8 +16,9 @@ from packaging.utils import canonicalize_name
 from reprobox.env.client import Client
 from reprobox.env.documents import decode_text
 from reprobox.env.pip_lines import WheelRequirement
-from reprobox.env.solve_wheels import _render_options, solve_wheels
+from reprobox.env.solve_wheels import solve_wheels
 from reprobox.env.spec import EnvironmentSpec, parse_environment
+from reprobox.env.uv_resolver import _render_options
 from reprobox.errors import EnvironmentInvalid, NoSolution
 
 FOLDER = Path(__file__).parent / "environments"

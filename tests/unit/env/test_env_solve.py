@@ -15,8 +15,9 @@ from reprobox.env import solve_debian, solve_wheels
 from reprobox.env.bases import parse_base
 from reprobox.env.client import Client
 from reprobox.env.solve_debian import select_packages
-from reprobox.env.solve_wheels import _choose, _explain, plan_tags
-from reprobox.errors import ArtefactAltered, EnvironmentInvalid, IndexUnreachable, NoSolution, ResolutionError
+from reprobox.env.solve_wheels import _choose, plan_tags
+from reprobox.env.uv_resolver import explain
+from reprobox.errors import ArtefactAltered, EnvironmentInvalid, IndexUnreachable, NoSolution, NoWheel, ResolutionError
 
 
 def tags(*, python: str = "3.11.2", glibc: str = "2.36", platform: str = "linux-64") -> dict[Tag, int]:
@@ -260,7 +261,7 @@ def require_readable(error: ResolutionError) -> None:
 @pytest.mark.parametrize("stderr", UNKNOWN)
 def test_an_unknown_name_is_named(stderr: str) -> None:
     """A project that the index lacks is no solution, by its name."""
-    error = _explain(stderr)
+    error = explain(stderr)
     assert type(error) is NoSolution
     assert error.message == "reprobox-no-such-project-xyz is not on the package index"
     require_readable(error)
@@ -269,7 +270,7 @@ def test_an_unknown_name_is_named(stderr: str) -> None:
 @pytest.mark.parametrize("stderr", CONFLICT)
 def test_a_conflict_keeps_its_reason(stderr: str) -> None:
     """Requirements that exclude each other are no solution, with uv's whole reason."""
-    error = _explain(stderr)
+    error = explain(stderr)
     assert type(error) is NoSolution
     for part in (
         "cannot be met together: Because pandas==2.2.0",
@@ -283,8 +284,12 @@ def test_a_conflict_keeps_its_reason(stderr: str) -> None:
 @pytest.mark.parametrize("stderr", NO_WHEELS)
 def test_a_version_without_wheels_is_told_from_a_conflict(stderr: str) -> None:
     """A version without wheels for the target is no solution, and the hint is to ask for one that has them."""
-    error = _explain(stderr)
-    assert type(error) is NoSolution
+    error = explain(stderr)
+    assert isinstance(error, NoSolution)
+    # Wheels of another Python are not built anew; a project that has none at all is.
+    assert isinstance(error, NoWheel) is ("matching Python ABI tag" not in stderr)
+    if isinstance(error, NoWheel):
+        assert (error.project, error.version) == ("numpy", "1.19.0")
     assert "numpy==1.19.0" in error.message
     assert "published as a wheel" in (error.hint or "")
     require_readable(error)
@@ -293,7 +298,7 @@ def test_a_version_without_wheels_is_told_from_a_conflict(stderr: str) -> None:
 @pytest.mark.parametrize("stderr", NETWORK)
 def test_a_silent_index_is_told_from_no_solution(stderr: str) -> None:
     """An index that does not answer is unreachable, named by its address."""
-    error = _explain(stderr)
+    error = explain(stderr)
     assert type(error) is IndexUnreachable
     assert "/simple/idna/" in error.message
     require_readable(error)
@@ -302,7 +307,7 @@ def test_a_silent_index_is_told_from_no_solution(stderr: str) -> None:
 @pytest.mark.parametrize("stderr", ["", "error: something new\n"])
 def test_words_that_are_not_known_are_passed_on(stderr: str) -> None:
     """What uv says otherwise is passed on as it is."""
-    error = _explain(stderr)
+    error = explain(stderr)
     assert type(error) is NoSolution
     assert stderr.removeprefix("error: ").strip() in error.message
     require_readable(error)
