@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,6 +48,10 @@ def lock(
         str | None,
         typer.Option("--cuda", metavar="X.Y", help="Highest CUDA version that the drivers of your machines take."),
     ] = None,
+    platform: Annotated[
+        str,
+        typer.Option("--platform", metavar="NAME", help="The target: linux-64, or linux-aarch64 (a lock of its own)."),
+    ] = "linux-64",
     export: Annotated[
         str | None,
         typer.Option(
@@ -56,8 +61,10 @@ def lock(
     as_json: JsonOption = False,
 ) -> None:
     """Pin an environment: environment.yml -> reprobox.lock."""
+    from reprobox.env.bases import DEFAULT_PLATFORM
     from reprobox.env.cuda import check_cuda, find_cuda
     from reprobox.env.export import EXPORT_KINDS, render_export
+    from reprobox.env.project import lock_name
     from reprobox.errors import AcceleratorError, LockStale, UsageError
     from reprobox.image.oci import list_cuda_packages
     from reprobox.run.locking import load_addresses, load_fresh_lock, lock_command, make_lock
@@ -65,6 +72,8 @@ def lock(
 
     session: Session = context.obj
     entry = session.find_environment(environment)
+    if platform != DEFAULT_PLATFORM:
+        entry = replace(entry, lock=entry.lock.with_name(lock_name(platform)))
     if export is not None and export not in EXPORT_KINDS:
         raise UsageError(f"--export {export!r} is not known", hint=f"one of {', '.join(EXPORT_KINDS)}")
     if check or export:
@@ -82,6 +91,7 @@ def lock(
                 upgrade_base=upgrade_base,
                 exclude_newer=exclude_newer,
                 cuda=cuda,
+                platform=platform,
             ),
             tools=_tools(session, entry),
         )

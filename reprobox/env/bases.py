@@ -21,6 +21,8 @@ import yaml
 from reprobox.env.documents import parse_yaml
 from reprobox.errors import EnvironmentInvalid
 
+DEFAULT_PLATFORM = "linux-64"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DebianPackage:
@@ -332,13 +334,20 @@ def load_base(folder: Path) -> BaseSpec:
     return parse_base(file.read_text(encoding="utf-8"), name=folder.name, source=str(file), read=read)
 
 
-def load_base_lock(folder: Path, spec: BaseSpec) -> tuple[DebianPackage, ...] | FlattenedBase | None:
+def base_lock_name(platform: str) -> str:
+    """Name of a base's lock for a platform."""
+    return "base.lock" if platform == DEFAULT_PLATFORM else f"base.{platform}.lock"
+
+
+def load_base_lock(
+    folder: Path, spec: BaseSpec, platform: str = DEFAULT_PLATFORM
+) -> tuple[DebianPackage, ...] | FlattenedBase | None:
     """Load what a base is locked to; None where there is no lock, or it was made from another `base.yml`.
 
     Raises:
         EnvironmentInvalid: The lock is broken.
     """
-    file = folder / "base.lock"
+    file = folder / base_lock_name(platform)
     hint = f"remove {file} and lock again"
     try:
         text = file.read_text(encoding="utf-8")
@@ -382,7 +391,12 @@ def render_flattened(base: FlattenedBase) -> dict[str, object]:
     return row if base.python is None else {**row, "python": base.python}
 
 
-def write_base_lock(folder: Path, spec: BaseSpec, locked: tuple[DebianPackage, ...] | FlattenedBase) -> None:
+def write_base_lock(
+    folder: Path,
+    spec: BaseSpec,
+    locked: tuple[DebianPackage, ...] | FlattenedBase,
+    platform: str = DEFAULT_PLATFORM,
+) -> None:
     """Write what a base is locked to beside its `base.yml`; where that folder is not ours to write, nothing is lost."""
     text = "# Written by `reprobox lock`. To move it: reprobox lock --upgrade-base.\n" + yaml.dump(
         {
@@ -400,7 +414,7 @@ def write_base_lock(folder: Path, spec: BaseSpec, locked: tuple[DebianPackage, .
     aside = folder / f".base.lock.{secrets.token_hex(4)}"
     try:
         aside.write_text(text, encoding="utf-8")
-        aside.replace(folder / "base.lock")
+        aside.replace(folder / base_lock_name(platform))
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from reprobox.env.bases import DEFAULT_PLATFORM
 from reprobox.errors import EnvironmentInvalid, UsageError
 
 Determinism = Literal["strict", "seeded", "portable", "off"]
@@ -243,10 +244,12 @@ def find_environment(project: Project, name: str | None, *, cwd: Path) -> Enviro
     for entry in project.environments.values():
         if path.is_file() and path in (entry.lock.resolve(), entry.environment.resolve()):
             return entry
+        if is_lock_name(path.name) and path.is_file() and path.parent == entry.lock.parent.resolve():
+            return replace(entry, lock=path)
     if path.is_dir():
         return _entry_of_folder(path, path.name, name)
-    if path.name == LOCK_NAME and path.is_file():
-        return _entry_of_folder(path.parent, path.parent.name, name)
+    if is_lock_name(path.name) and path.is_file():
+        return replace(_entry_of_folder(path.parent, path.parent.name, name), lock=path)
     if path.is_file():
         return EnvironmentEntry(name=path.parent.name, argument=name, environment=path, lock=path.parent / LOCK_NAME)
     known = sorted({*project.environments, *_folders(project)})
@@ -290,3 +293,13 @@ def _entry_of_folder(folder: Path, name: str, argument: str) -> EnvironmentEntry
     present = [file for file in ENVIRONMENT_NAMES if (folder / file).is_file()]
     file = present[0] if present else ENVIRONMENT_NAMES[0]
     return EnvironmentEntry(name=name, argument=argument, environment=folder / file, lock=folder / LOCK_NAME)
+
+
+def lock_name(platform: str) -> str:
+    """Name of the lock for a platform: `reprobox.lock`, and for others than the usual one with its name in it."""
+    return LOCK_NAME if platform == DEFAULT_PLATFORM else f"reprobox.{platform}.lock"
+
+
+def is_lock_name(name: str) -> bool:
+    """Whether a file of that name is a lock, of whatever platform."""
+    return name == LOCK_NAME or re.fullmatch(r"reprobox\.[a-z0-9]+-[a-z0-9]+\.lock", name) is not None

@@ -12,6 +12,7 @@ from typing import Protocol
 from reprobox.env.bases import DebianPackage
 from reprobox.env.client import Client
 from reprobox.env.lockfile import Lock
+from reprobox.env.uv_resolver import MACHINES
 from reprobox.errors import BuildError, Interrupted
 from reprobox.image.cache import Cache, CachedLayer
 from reprobox.image.make import LayerMaker, list_packages
@@ -103,7 +104,7 @@ def start_build(lock: Lock, *, client: Client, cache: Cache, progress: Progress,
     Raises:
         BuildError: This machine cannot compile for the lock's platform.
     """
-    if lock.platform != "linux-64" or os.uname().machine != "x86_64":
+    if MACHINES[lock.platform] != os.uname().machine:
         raise BuildError(
             f"an image for {lock.platform} cannot be built on {os.uname().sysname} {os.uname().machine}",
             hint="build it on a Linux machine of that kind",

@@ -85,7 +85,7 @@ def load_locked_base(
     """
     folder = find_base_folder(name, project.root)
     spec = load_base(folder)
-    locked = None if anew else load_base_lock(folder, spec)
+    locked = None if anew else load_base_lock(folder, spec, platform)
     if locked is None:
         if spec.image or spec.dockerfile:
             locked = flatten_base(spec, folder, engine=connect(), cache=Cache(client.cache))
@@ -93,7 +93,7 @@ def load_locked_base(
             from reprobox.env.solve_debian import solve_base
 
             locked = solve_base(spec, platform=platform, client=client)
-        write_base_lock(folder, spec, locked)
+        write_base_lock(folder, spec, locked, platform)
     if isinstance(locked, FlattenedBase):
         return LockedBase(spec=spec, flattened=locked)
     return LockedBase(spec=spec, debian=locked)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reprobox.env.bases import DEFAULT_PLATFORM
 from reprobox.env.client import Client, load_channel_places
 from reprobox.env.documents import decode_text
 from reprobox.env.lockfile import (
@@ -17,11 +18,11 @@ from reprobox.env.lockfile import (
     require_fresh,
 )
 from reprobox.env.pinned import find_pinned_kind
-from reprobox.env.project import EnvironmentEntry, Project
+from reprobox.env.project import EnvironmentEntry, Project, lock_name
 from reprobox.errors import EnvironmentInvalid, IndexUnreachable, LockStale
 from reprobox.run.base import Tools, load_locked_base
 from reprobox.run.building import Resolver, resolve_building
-from reprobox.run.resolve import PLATFORM, LockOptions, client_for, resolve_pinned
+from reprobox.run.resolve import LockOptions, client_for, resolve_pinned
 from reprobox.run.sources import WHEELHOUSE
 
 if TYPE_CHECKING:
@@ -33,14 +34,16 @@ def lock_command(entry: EnvironmentEntry) -> str:
     return f"reprobox lock {entry.argument}".rstrip()
 
 
-def load_spec(entry: EnvironmentEntry, project: Project | None) -> EnvironmentSpec | None:
+def load_spec(
+    entry: EnvironmentEntry, project: Project | None, platform: str = DEFAULT_PLATFORM
+) -> EnvironmentSpec | None:
     """Load the environment file; None where there is only a lock, or it is the lockfile of another tool.
 
     Raises:
         EnvironmentInvalid: It is broken.
     """
     text, source = _read_source(entry, project)
-    return None if text is None or find_pinned_kind(source, text) else _parse(text, source, entry)
+    return None if text is None or find_pinned_kind(source, text) else _parse(text, source, entry, platform)
 
 
 def _read_source(entry: EnvironmentEntry, project: Project | None) -> tuple[str | None, str]:
@@ -65,10 +68,10 @@ def _include(entry: EnvironmentEntry) -> Callable[[str], str | None]:
     return include
 
 
-def _parse(text: str, source: str, entry: EnvironmentEntry) -> EnvironmentSpec:
+def _parse(text: str, source: str, entry: EnvironmentEntry, platform: str = DEFAULT_PLATFORM) -> EnvironmentSpec:
     from reprobox.env.spec import parse_environment
 
-    return parse_environment(text, source=source, platform=PLATFORM, include=_include(entry))
+    return parse_environment(text, source=source, platform=platform, include=_include(entry))
 
 
 def _text_digest(file: Path) -> str | None:
@@ -105,7 +108,7 @@ def load_fresh_lock(entry: EnvironmentEntry, project: Project) -> Lock | None:
     lock = parse_lock(text, source=source)
     if lock.requested.base == entry.base and lock.requested.sha256 == _text_digest(entry.environment):
         return lock
-    spec = load_spec(entry, project)
+    spec = load_spec(entry, project, lock.platform)
     if spec is None and entry.environment.is_file():
         raise LockStale(
             f"{source} was made from another {entry.environment.name} than is there now", hint=lock_command(entry)
@@ -140,16 +143,17 @@ def make_lock(
     """
     options = options or LockOptions()
     options.require_sense()
+    entry = replace(entry, lock=entry.lock.with_name(lock_name(options.platform)))
     text, source = _read_source(entry, project)
     if text is None:
         raise EnvironmentInvalid(f"{source} does not exist", hint="write it, or name another environment")
     base = load_locked_base(
-        entry.base, project, client, connect=tools.connect, platform=PLATFORM, anew=options.upgrade_base
+        entry.base, project, client, connect=tools.connect, platform=options.platform, anew=options.upgrade_base
     )
     if find_pinned_kind(source, text):
         lock = resolve_pinned(text, source, entry, base, client, options, _include(entry), tools.say)
     else:
-        spec = _parse(text, source, entry)
+        spec = _parse(text, source, entry, options.platform)
         for note in spec.notes:
             tools.say(f"note: {source}:{note.line}: {note.message}")
         old = None if options.upgrade_all else _load_old_lock(entry)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from reprobox.env.bases import BaseSpec
+from reprobox.env.bases import DEFAULT_PLATFORM, BaseSpec
 from reprobox.env.client import Client, load_channel_places
-from reprobox.env.lockfile import LAYER_FORMAT, Lock, Requested, render_requested
+from reprobox.env.lockfile import LAYER_FORMAT, PLATFORMS, Lock, Requested, render_requested
 from reprobox.env.pip_lines import PipOption
 from reprobox.env.project import EnvironmentEntry
 from reprobox.errors import EnvironmentInvalid, UsageError
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from reprobox.env.pip_lines import WheelRequirement
     from reprobox.env.spec import EnvironmentSpec
 
-PLATFORM = "linux-64"
 _ARCHSPECS = {"linux-64": "1=x86_64", "linux-aarch64": "1=aarch64"}
 _KERNEL = "5.10"
 """What packages may take for granted of a kernel: that of the oldest Debian that is still kept."""
@@ -40,6 +39,7 @@ class LockOptions:
         upgrade_base: Resolve the base anew, too.
         exclude_newer: Ignore what was published after this date (ISO 8601).
         cuda: Highest CUDA version that the hosts' drivers take, such as "12.4"; None to keep what the old lock has.
+        platform: Conda's name of the target.
     """
 
     upgrade: tuple[str, ...] = ()
@@ -47,6 +47,7 @@ class LockOptions:
     upgrade_base: bool = False
     exclude_newer: str | None = None
     cuda: str | None = None
+    platform: str = DEFAULT_PLATFORM
 
     def require_sense(self) -> None:
         """Require that dates and versions are some.
@@ -62,6 +63,8 @@ class LockOptions:
                     f"--exclude-newer {self.exclude_newer!r} is no date",
                     hint="write 2026-01-31, or 2026-01-31T12:00:00Z",
                 ) from None
+        if self.platform not in PLATFORMS:
+            raise UsageError(f"--platform {self.platform!r} is not known", hint=f"one of {', '.join(PLATFORMS)}")
         if self.cuda is not None and not re.fullmatch(r"\d{1,2}\.\d{1,2}", self.cuda):
             raise UsageError(f"--cuda {self.cuda!r} is no CUDA version", hint="write 12.4")
 
@@ -96,7 +99,7 @@ def resolve(
             (*spec.conda, *python),
             channels=spec.channels,
             places=load_channel_places(client),
-            platform=PLATFORM,
+            platform=options.platform,
             virtual_packages=virtual_packages,
             source=spec.source,
             # A target with another CUDA wants other builds, which the old ones would keep out.
@@ -112,7 +115,7 @@ def resolve(
         wheels,
         python=exact or "",
         glibc=base.spec.glibc,
-        platform=PLATFORM,
+        platform=options.platform,
         client=client,
         kept=tuple((wheel.name, wheel.version) for wheel in old.wheels) if old else (),
         upgrade=options.upgrade,
@@ -121,7 +124,7 @@ def resolve(
         source=spec.source,
     )
     return Lock(
-        platform=PLATFORM,
+        platform=options.platform,
         layer_format=LAYER_FORMAT,
         virtual_packages=tuple(sorted(virtual_packages.items())),
         python=exact or "",
@@ -157,7 +160,7 @@ def resolve_pinned(
     from reprobox.image.cache import Cache
     from reprobox.image.fetch import measure_package
 
-    pinned = parse_pinned(text, source=source, platform=PLATFORM, include=include)
+    pinned = parse_pinned(text, source=source, platform=options.platform, include=include)
     for note in pinned.notes:
         say(f"note: {source}:{note.line}: {note.message}")
     virtual_packages = {"__glibc": base.spec.glibc}
@@ -171,7 +174,7 @@ def resolve_pinned(
         pinned.conda,
         source=source,
         places=load_channel_places(client),
-        platform=PLATFORM,
+        platform=options.platform,
         cache=client.cache / "repodata",
         measure=lambda address: measure_package(address, client=client, cache=cache),
     )
@@ -186,14 +189,14 @@ def resolve_pinned(
         plan_wheels(pinned),
         python=python or "",
         glibc=base.spec.glibc,
-        platform=PLATFORM,
+        platform=options.platform,
         client=client,
         source=source,
         dependencies=False,
     )
     tools = {"uv": uv_version()} | ({"py-rattler": version("py-rattler")} if conda else {})
     return Lock(
-        platform=PLATFORM,
+        platform=options.platform,
         layer_format=LAYER_FORMAT,
         virtual_packages=tuple(sorted(virtual_packages.items())),
         python=python or "",
@@ -228,7 +231,7 @@ def plan_virtual_packages(
 
     CUDA is what the command line says, else what the environment file itself names, else what the old lock has.
     """
-    planned = {"__archspec": _ARCHSPECS[PLATFORM], "__linux": _KERNEL, "__unix": "0"}
+    planned = {"__archspec": _ARCHSPECS[options.platform], "__linux": _KERNEL, "__unix": "0"}
     named = [
         found[1]
         for requirement in requirements

@@ -216,3 +216,24 @@ def test_a_tampered_cached_layer_is_refused_once(project: Tool, tmp_path: Path) 
     assert "build again" in done.err
     again = tool("build", "--json").document
     assert again["manifest_digest"] == first["manifest_digest"]
+
+
+def test_another_platform_has_a_lock_of_its_own(tmp_path: Path) -> None:
+    """Locked here for ARM: its wheels and Debian packages, in its own file; it cannot be built here, and says so."""
+    tool = Tool(tmp_path)
+    (tmp_path / "environment.yml").write_text("dependencies:\n  - python=3.11\n  - pip:\n      - numpy==2.4.6\n")
+    tool("lock")
+    before = (tmp_path / "reprobox.lock").read_bytes()
+    tool("lock", "--platform", "linux-aarch64")
+    text = (tmp_path / "reprobox.linux-aarch64.lock").read_text()
+    assert "platform: linux-aarch64" in text
+    assert "_aarch64.whl" in text
+    assert "_arm64.deb" in text
+    assert "_amd64.deb" not in text
+    assert (tmp_path / "reprobox.lock").read_bytes() == before
+    tool("lock", "--platform", "linux-aarch64", "--check")
+    if os.uname().machine == "x86_64":
+        assert (
+            "cannot be built on Linux x86_64" in tool("build", "--no-load", "reprobox.linux-aarch64.lock", code=6).err
+        )
+    tool("lock", "--platform", "mars", code=2)
