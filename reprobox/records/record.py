@@ -7,6 +7,7 @@ that a run whose tool was killed can still be recorded; a `Record` is a draft an
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, NewType
 
@@ -308,6 +309,7 @@ def parse_sums(text: str, *, source: str) -> dict[str, str]:
         if not separator or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
             raise RecordError(f"{source}:{number}: not a line of sha256sum")
         if escaped:
-            path = path.replace("\\n", "\n").replace("\\r", "\r").replace("\\\\", "\\")
+            # In one pass: a name may hold a backslash before an n.
+            path = re.sub(r"\\([nr\\])", lambda found: {"n": "\n", "r": "\r"}.get(found[1], "\\"), path)
         files[path] = digest
     return files

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reprobox.errors import RecordError, RecordNotFound
@@ -89,6 +89,7 @@ def test_what_is_no_record(data: bytes) -> None:
         st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=1), st.just("0" * 64)
     )
 )
+@example(files={"\\n": "0" * 64, "a\\\\r\n": "0" * 64})
 def test_sums_round_trip(files: dict[str, str]) -> None:
     """What SHA256SUMS says is read back as it was written, whatever the names."""
     assert parse_sums(render_sums(files), source="s") == files
