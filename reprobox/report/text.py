@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,6 +136,7 @@ def render_details(record: Record, folder: str, style: Style) -> list[str]:
         ("command", " ".join(draft["command"]["arguments"])),
         ("started", draft["started_utc"]),
         ("environment", f"{draft['environment']['name']}, Python {draft['environment']['python']}"),
+        *_cuda_rows(draft),
         ("lock", record.lock_digest),
         ("code", f"{len(draft['code']['files'])} files{commit}"),
         ("inputs", f"{len(draft['inputs'])} files, {render_size(sum(row['size_bytes'] for row in draft['inputs']))}"),
@@ -149,3 +150,17 @@ def render_details(record: Record, folder: str, style: Style) -> list[str]:
 
 def _number(value: float | int | str) -> float | int:
     return float(value) if isinstance(value, str) else value
+
+
+def _cuda_rows(draft: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What CUDA an environment brought, and the driver that it met."""
+    labels = draft["environment"].get("cuda") or {}
+    words = [
+        f"{word} {labels[name]}"
+        for name, word in (("org.reprobox.cuda", "CUDA"), ("org.reprobox.cudnn", "cuDNN"))
+        if name in labels
+    ]
+    if not words:
+        return []
+    driver = draft["hardware"].get("gpu_driver")
+    return [("accelerator", ", ".join([*words, f"driver {driver}" if driver else "no NVIDIA driver here"]))]

@@ -55,7 +55,7 @@ class Gpus:
 
 def load_gpus() -> Gpus:
     """Ask NVIDIA's management library; no driver and no GPU are ordinary answers."""
-    if not Path("/proc/driver/nvidia").exists() and not Path("/dev/nvidiactl").exists():
+    if not _finds_driver():
         return Gpus()
     import pynvml
 
@@ -87,6 +87,11 @@ def load_gpus() -> Gpus:
         return Gpus(problem=str(error))
     finally:
         pynvml.nvmlShutdown()
+
+
+def _finds_driver() -> bool:
+    """Whether the kernel has NVIDIA's driver; without it, its library is not even looked for."""
+    return Path("/proc/driver/nvidia").exists() or Path("/dev/nvidiactl").exists()
 
 
 def _text(value: str | bytes) -> str:
