@@ -28,7 +28,7 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def parent(tmp_path_factory: pytest.TempPathFactory) -> str:
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Name of an image in the engine, made by us: nothing can be pulled from a public registry."""
     folder = tmp_path_factory.mktemp("parent")
     (folder / "environment.yml").write_text("dependencies:\n  - python=3.11\n")
@@ -36,7 +36,8 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> str:
     found = json.loads(Tool(folder)("build", "--json").out)
     name = f"reprobox-test-parent:{os.getpid()}"
     subprocess.run(["docker", "tag", found["config_digest"], name], check=True)
-    return name
+    yield name
+    subprocess.run(["docker", "rmi", name], check=False, capture_output=True)
 
 
 @pytest.fixture
@@ -120,12 +121,14 @@ def test_an_image_is_pinned_by_its_digest(tmp_path: Path, server: Server, parent
     name = f"{registry}/parent:1"
     subprocess.run(["docker", "tag", parent, name], check=True)
     subprocess.run(["docker", "push", "--quiet", name], check=True, capture_output=True)
-    (digest,) = json.loads(
+    names = json.loads(
         subprocess.run(
             ["docker", "image", "inspect", "--format", "{{json .RepoDigests}}", name], check=True, capture_output=True
         ).stdout
     )
-    subprocess.run(["docker", "rmi", name], check=True, capture_output=True)
+    (digest,) = [text for text in names if text.startswith(registry)]
+    # Gone from the engine, so that it is pulled.
+    subprocess.run(["docker", "rmi", name, digest], check=False, capture_output=True)
     digests = []
     for number in range(2):
         tool = make_project(tmp_path / f"p{number}", server, f'image: "{digest}"\nglibc: "2.36"\n')
@@ -133,6 +136,7 @@ def test_an_image_is_pinned_by_its_digest(tmp_path: Path, server: Server, parent
         digests.append(tool("build", "--no-load", "--json").document["manifest_digest"])
         assert registry not in (tool.folder / "reprobox.lock").read_text()
     assert digests[0] == digests[1]
+    subprocess.run(["docker", "rmi", digest], check=False, capture_output=True)
 
 
 def test_an_image_without_a_digest_is_refused(tmp_path: Path, server: Server) -> None:
