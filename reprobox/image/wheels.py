@@ -39,6 +39,10 @@ _DATA_DEPTH = 2
 """Slashes in the name of a file below .data: folder/scheme/file."""
 
 _UNPACKED_LIMIT = 64 << 30
+_RATIO_LIMIT = 300
+_SMALL = 256 << 20
+"""What no archive is suspected for: nothing real is packed 300 times smaller, and nothing so small fills a disk."""
+
 _TESTS = re.compile(r"(^|/)tests/|_test\.py$")
 
 # What zipfile, csv, configparser and installer raise on archives that are damaged or made to harm; its parsers of
@@ -118,7 +122,7 @@ class _Source(WheelFile):  # type: ignore[misc]
         self.archive = opened
         self.wheel = wheel
         total = sum(info.file_size for info in opened.infolist())
-        if total > _UNPACKED_LIMIT:
+        if total > min(_UNPACKED_LIMIT, max(_SMALL, _RATIO_LIMIT * wheel.size_bytes)):
             raise BuildError(f"{wheel.file} unpacks to {total} bytes, more than any real wheel", hint="do not use it")
         self._require_plain_names()
         self.repeated = {

@@ -524,3 +524,10 @@ def test_places_follow_the_python_of_the_target(tmp_path: Path) -> None:
     )
     assert "opt/env/include/site/python3.9/thing/a.h" in files
     assert not [name for name in files if "3.11" in name]
+
+
+def test_a_small_wheel_that_fills_a_disk_is_refused(tmp_path: Path) -> None:
+    """A wheel that is packed hundreds of times smaller than it is large is refused before anything is unpacked."""
+    wheel, file = make_wheel(tmp_path, {"zeros.bin": bytes(300 << 20)})
+    assert file.stat().st_size < 1 << 20
+    assert "more than any real wheel" in refusal((wheel, file)).message
