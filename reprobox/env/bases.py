@@ -195,7 +195,7 @@ def parse_packages(rows: Iterable[Mapping[str, Any]], *, source: str) -> tuple[D
             package = DebianPackage(
                 name=str(row["name"]),
                 version=str(row["version"]),
-                file=str(row["file"]),
+                file=_require_pool_path(str(row["file"]), source=source),
                 size_bytes=require_size(row["size"], source=source, name=str(row["name"])),
                 sha256=require_sha256(row["sha256"], source=source, name=str(row["name"])),
             )
@@ -207,6 +207,18 @@ def parse_packages(rows: Iterable[Mapping[str, Any]], *, source: str) -> tuple[D
             raise EnvironmentInvalid(f"{source}: {package.name} stands twice", hint="lock again: reprobox lock")
         packages[package.name] = package
     return tuple(packages[name] for name in sorted(packages))
+
+
+def _require_pool_path(file: str, *, source: str) -> str:
+    """Return the path of a Debian package if it is one below an archive's root, and nowhere else.
+
+    Raises:
+        EnvironmentInvalid: It is not; it would be fetched from, or written to, a place of somebody's choice.
+    """
+    parts = file.split("/")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+:~%/-]*\.deb", file) or {"", ".", ".."} & set(parts):
+        raise EnvironmentInvalid(f"{source}: {file!r} is no path of a Debian package", hint="lock again: reprobox lock")
+    return file
 
 
 def require_size(value: object, *, source: str, name: str) -> int:

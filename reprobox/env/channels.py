@@ -29,7 +29,7 @@ def name_channel(channel: str) -> str:
     if "://" not in channel:
         return channel.strip("/")
     path = re.sub(r"^[^/]*/*", "", re.split(r"[?#]", channel.split("://", 1)[1], maxsplit=1)[0]).strip("/")
-    path = re.sub(r"^t/[^/]+/?", "", path)
+    path = re.sub(r"(^|/)t/[^/]+(?=/|$)", "", path).strip("/")
     if channel.startswith("file:"):
         path = path.rsplit("/", 1)[-1]
     parts = [re.sub(r"[^A-Za-z0-9_.-]", "-", part) for part in path.split("/") if part.strip(".")]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NewType
 
 import yaml
+from packaging.utils import canonicalize_name
 
 from reprobox.env.bases import (
     DebianPackage,
@@ -317,6 +318,10 @@ def _wheel(row: dict[str, Any], source: str) -> Wheel:
     # Name, version, an optional build, and three tags; what the name says in full is checked when it is unpacked.
     if not re.fullmatch(r"[A-Za-z0-9._]+-[A-Za-z0-9._!+]+(-[0-9][A-Za-z0-9._]*)?(-[A-Za-z0-9._]+){3}\.whl", file):
         raise EnvironmentInvalid(f"{source}: {file!r} is not the name of a wheel", hint=_RELOCK)
+    name, version = str(row["name"]), str(row["version"])
+    # Both are asked of the resolver later: a line of its own in one of them would be an option.
+    if canonicalize_name(file.partition("-")[0]) != canonicalize_name(name) or re.search(r"[\s,;@\x00-\x1f]", version):
+        raise EnvironmentInvalid(f"{source}: {file!r} is not the wheel of {name!r} {version!r}", hint=_RELOCK)
     return Wheel(
         name=str(row["name"]),
         version=str(row["version"]),

@@ -155,13 +155,20 @@ class _Solver:
         cache: Path,
     ) -> None:
         from rattler import Channel, Client, Gateway
+        from rattler.exceptions import InvalidChannelError
 
         self._requirements = requirements
         self._places = places
         self._platform = platform
         self._source = source
         self._names = channels
-        self._channels: list[Channel] = [Channel(places.find_url(channel)) for channel in channels]
+        try:
+            self._channels: list[Channel] = [Channel(places.find_url(channel)) for channel in channels]
+        except InvalidChannelError as error:
+            raise IndexUnreachable(
+                f"{source}: a channel has no address that can be asked: {hide_credentials(str(error))}",
+                hint="correct it",
+            ) from None
         self._gateway: Gateway = Gateway(cache_dir=cache, client=Client.authenticated_client(), show_progress=False)
 
     async def solve(
@@ -176,7 +183,7 @@ class _Solver:
         from datetime import timedelta
 
         from rattler import solve
-        from rattler.exceptions import GatewayError, SolverError
+        from rattler.exceptions import GatewayError, InvalidMatchSpecError, SolverError
 
         try:
             old = await self._find_records(kept)
@@ -195,7 +202,7 @@ class _Solver:
             )
         except SolverError as error:
             raise await self._explain(str(error), pin=pin) from None
-        except (GatewayError, OSError) as error:
+        except (GatewayError, InvalidMatchSpecError, OSError) as error:
             raise IndexUnreachable(
                 f"a conda channel did not answer: {hide_credentials(str(error))}",
                 hint="check the channel's name and the network, or name a mirror under [mirrors] in reprobox.toml",
@@ -318,8 +325,9 @@ def _limit_cuda(version: str | None) -> list[str]:
     """Limit CUDA's libraries to what a driver runs in full: packages themselves ask for the major version alone."""
     if version is None:
         return []
-    major, minor = version.split(".")[:2]
-    return [f"{name} <{major}.{int(minor) + 1}.0a0" for name in ("cuda-version", "cudatoolkit")]
+    major, _, minor = version.partition(".")
+    least = int(minor.partition(".")[0] or 99) + 1
+    return [f"{name} <{major}.{least}.0a0" for name in ("cuda-version", "cudatoolkit")]
 
 
 def _channel_of(url: str, subdir: str) -> str:

@@ -57,7 +57,18 @@ def solve_wheels(
         IndexUnreachable: The index did not answer.
     """
     brought = dict(provided)
-    wanted = [requirement for requirement in requirements if not _is_brought(requirement, brought, source)]
+    markers = {
+        "python_version": ".".join(python.split(".")[:2]),
+        "python_full_version": python,
+        "platform_machine": MACHINES[platform],
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "os_name": "posix",
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+        "extra": "",
+    }
+    wanted = [requirement for requirement in requirements if not _is_brought(requirement, brought, source, markers)]
     if not wanted:
         return ()
     lines = [requirement.text for requirement in wanted]
@@ -85,7 +96,8 @@ def solve_wheels(
     rows = [
         package for package in document.get("packages", []) if not str(package.get("version", "")).endswith(BROUGHT)
     ]
-    wheels = list(_choose({"packages": rows}, python=python, glibc=glibc, platform=platform))
+    named = _collect_hashes(wanted)
+    wheels = list(_choose({"packages": rows}, python=python, glibc=glibc, platform=platform, named=named))
     _require_hashes(wheels, wanted, source)
     return tuple(sorted(wheels, key=lambda wheel: wheel.name))
 
@@ -128,7 +140,9 @@ def _find_newest(name: str, target: Mapping[str, str], client: Client) -> str | 
     return next((str(package["version"]) for package in document.get("packages", []) if "version" in package), None)
 
 
-def _is_brought(requirement: WheelRequirement, provided: Mapping[str, str], source: str) -> bool:
+def _is_brought(
+    requirement: WheelRequirement, provided: Mapping[str, str], source: str, target: Mapping[str, str]
+) -> bool:
     """Whether conda brings what a pip requirement asks for.
 
     Raises:
@@ -140,14 +154,31 @@ def _is_brought(requirement: WheelRequirement, provided: Mapping[str, str], sour
     if version is None:
         return False
     parsed = Requirement(requirement.text)
+    if parsed.marker is not None and not parsed.marker.evaluate(dict(target)):
+        # It does not stand for this target, so nothing is asked.
+        return True
+    if parsed.extras:
+        raise NoSolution(
+            f"{source}:{requirement.line}: {requirement.text} is asked of pip, but conda brings {requirement.name} "
+            f"{version}, which knows no extras",
+            hint=f"leave {requirement.name} to pip alone, or write what {', '.join(sorted(parsed.extras))} stands for",
+        )
     if not parsed.specifier.contains(version, prereleases=True):
         raise NoSolution(
             f"{source}:{requirement.line}: {requirement.text} is asked of pip, but conda brings {requirement.name} "
             f"{version}; one would lie on top of the other",
             hint=f"take {requirement.name} out of one of the two sections, or ask both for one version",
         )
-    # Extras may ask for more than conda's package brings.
-    return not parsed.extras
+    return True
+
+
+def _collect_hashes(wanted: Iterable[WheelRequirement]) -> dict[str, set[str]]:
+    """Collect the digests that lines name for a project, over all its lines: markers may choose between them."""
+    named: dict[str, set[str]] = {}
+    for requirement in wanted:
+        if requirement.sha256s:
+            named.setdefault(requirement.name, set()).update(requirement.sha256s)
+    return named
 
 
 def _require_hashes(wheels: Iterable[Wheel], wanted: Iterable[WheelRequirement], source: str) -> None:
@@ -156,13 +187,13 @@ def _require_hashes(wheels: Iterable[Wheel], wanted: Iterable[WheelRequirement],
     Raises:
         ArtefactAltered: It gives another one.
     """
-    named = {requirement.name: requirement for requirement in wanted if requirement.sha256s}
+    requirements = list(wanted)
+    named = _collect_hashes(requirements)
     for wheel in wheels:
-        requirement = named.get(wheel.name)
-        if requirement is not None and wheel.sha256 not in requirement.sha256s:
+        if wheel.name in named and wheel.sha256 not in named[wheel.name]:
+            line = next(r.line for r in requirements if r.name == wheel.name and r.sha256s)
             raise ArtefactAltered(
-                f"{source}:{requirement.line}: the index gives {wheel.file} with sha256 {wheel.sha256}, "
-                "which that line does not name",
+                f"{source}:{line}: the index gives {wheel.file} with sha256 {wheel.sha256}, which no line for it names",
                 hint="correct the hashes, or do not trust that index",
             )
 
@@ -254,14 +285,24 @@ def plan_tags(*, python: str, glibc: str, platform: str) -> dict[Tag, int]:
     return {tag: rank for rank, tag in reversed(list(enumerate(tags)))}
 
 
-def _choose(document: dict[str, Any], *, python: str, glibc: str, platform: str) -> Iterator[Wheel]:
+def _choose(
+    document: dict[str, Any],
+    *,
+    python: str,
+    glibc: str,
+    platform: str,
+    named: Mapping[str, set[str]] | None = None,
+) -> Iterator[Wheel]:
     from packaging.utils import parse_wheel_filename
 
     ranks = plan_tags(python=python, glibc=glibc, platform=platform)
     for package in document.get("packages", []):
         name, version = str(package["name"]), str(package.get("version", ""))
         best: tuple[tuple[int, Any, str], dict[str, Any]] | None = None
-        for row in package.get("wheels", []):
+        rows = package.get("wheels", [])
+        # Where files are named by their digests, the choice is among those alone.
+        among = [row for row in rows if row.get("hashes", {}).get("sha256") in (named or {}).get(name, ())]
+        for row in among or rows:
             file = _file_name(_url(row))
             _, _, build, tags = parse_wheel_filename(file)
             rank = max((-ranks[tag] for tag in tags if tag in ranks), default=None)
@@ -309,4 +350,14 @@ def _url(row: Mapping[str, Any]) -> str:
 
 
 def _file_name(url: str) -> str:
-    return unquote(urlsplit(url).path.rsplit("/", 1)[-1])
+    """Give the name of the file at a URL.
+
+    Raises:
+        IndexUnreachable: It is none: quoted slashes would lead elsewhere.
+    """
+    name = unquote(urlsplit(url).path.rsplit("/", 1)[-1])
+    if not name or name in (".", "..") or re.search(r"[/\\\x00-\x1f]", name):
+        raise IndexUnreachable(
+            f"the index names a file {name!r}, which is no name of one", hint="do not use that index"
+        )
+    return name

@@ -10,6 +10,7 @@ from typing import Literal
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from reprobox.env.channels import hide_credentials
 from reprobox.env.pip_lines import Note, Reference, WheelRequirement
 from reprobox.env.spec import EnvironmentSpec
 from reprobox.errors import EnvironmentInvalid
@@ -97,7 +98,7 @@ def _order(reference: Reference, where: str) -> SourceOrder:
     known = ("https", "http", "file", "ssh", "git") if kind == "git" else ("https", "http", "file")
     if (scheme and scheme[1] not in known) or reference.address.startswith("-"):
         raise EnvironmentInvalid(
-            f"{where}: {reference.address.partition('@')[0][:200]!r} cannot be fetched", hint="use https"
+            f"{where}: {hide_credentials(reference.address)[:200]!r} cannot be fetched", hint="use https"
         )
     if kind == "git" and (reference.revision or "").startswith("-"):
         raise EnvironmentInvalid(f"{where}: {reference.revision!r} is no revision", hint="write a commit or a branch")

@@ -93,18 +93,22 @@ def _render_options(lines: list[str], client: Client, folder: Path, provided: Ma
     """Render what the environment file says of indexes, and what conda brings, as options of uv."""
     words: list[str] = []
     limits = [option.value for option in client.pip_options if option.kind == "constraint"]
+    kinds = {option.kind for option in client.pip_options}
     for option in client.pip_options:
-        match option.kind:
-            case "index" if "pypi" not in client.mirrors:
-                words += ["--default-index", option.value]
-            case "extra-index":
-                words += ["--index", option.value, "--index-strategy", "unsafe-best-match"]
-            case "find-links":
-                words += ["--find-links", option.value]
-            case "pre":
-                words += ["--prerelease", "allow"]
-            case "no-index":
-                words.append("--no-index")
+        if option.kind == "extra-index":
+            words += ["--index", option.value]
+        elif option.kind == "find-links":
+            words += ["--find-links", option.value]
+    # As with pip, the last of several wins.
+    default = [option.value for option in client.pip_options if option.kind == "index"]
+    if default and "pypi" not in client.mirrors:
+        words += ["--default-index", default[-1]]
+    if "extra-index" in kinds:
+        words += ["--index-strategy", "unsafe-best-match"]
+    if "pre" in kinds:
+        words += ["--prerelease", "allow"]
+    if "no-index" in kinds:
+        words.append("--no-index")
     backends = {found[1] for line in lines if (found := re.search(r"\+(cu\d+|cpu|rocm[\d.]+)\b", line))}
     if len(backends) == 1 and not any(option.kind in ("extra-index", "find-links") for option in client.pip_options):
         # Builds of PyTorch that are named by their accelerator lie on indexes of their own, which uv knows.

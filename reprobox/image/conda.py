@@ -123,7 +123,9 @@ class _Linker:
         Raises:
             BuildError: It is not what it says of itself.
         """
-        stale = {_bytecode_of(path, self._tag) for path, row in self._info.paths.items() if row.placeholder}
+        # Of whatever Python: a layer of native packages does not follow the environment's.
+        changed = {path.removesuffix(".py") for path, row in self._info.paths.items() if row.placeholder}
+        stale = {path for path in self._info.paths if _source_of(path) in changed}
         for member, path, stream in self._archive.stream_files():
             row = self._info.paths.get(path)
             if row is None or path in stale:
@@ -271,6 +273,12 @@ class _Linker:
 def _bytecode_of(path: str, tag: str) -> str:
     folder, _, name = path.rpartition("/")
     return f"{folder}/__pycache__/{name.removesuffix('.py')}.{tag}.pyc" if name.endswith(".py") else ""
+
+
+def _source_of(path: str) -> str | None:
+    """Give the source that a bytecode file is of, without `.py`; None for what is no bytecode."""
+    found = re.fullmatch(r"(.*/)?__pycache__/([^/]+?)\.cpython-\d+(?:\.opt-\d)?\.pyc", path)
+    return None if found is None else f"{found[1] or ''}{found[2]}"
 
 
 def write_conda_skeleton(writer: LayerWriter) -> None:

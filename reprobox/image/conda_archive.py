@@ -13,6 +13,7 @@ import json
 import lzma
 import posixpath
 import shlex
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -26,6 +27,11 @@ from reprobox.env.lockfile import CondaPackage
 from reprobox.errors import BuildError
 from reprobox.image.layers import check_path
 
+if sys.version_info >= (3, 14):
+    from compression.zstd import ZstdError
+else:
+    from backports.zstd import ZstdError
+
 _INFO_LIMIT = 256 << 20
 _RATIO_LIMIT = 300
 _SMALL = 256 << 20
@@ -33,7 +39,7 @@ _OLD_PLACEHOLDER = "/opt/anaconda1anaconda2anaconda3"
 
 BROKEN = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, LookupError, ValueError,
-    AssertionError, RuntimeError,
+    AssertionError, RuntimeError, OverflowError, ZstdError,
 )  # fmt: skip
 """What the libraries below raise on archives that are damaged or made to harm."""
 
@@ -127,6 +133,8 @@ class CondaArchive:
             paths[row.path] = row
         self._require_folders(paths)
         is_python = noarch.get("type") == "python" or index.get("noarch") == "python"
+        if is_python and self._package.subdir != "noarch":
+            raise self.broken("it is a noarch package in a folder of one platform")
         points = tuple(map(str, noarch.get("entry_points") or ())) if is_python else ()
         return PackageInfo(index=index, paths=paths, is_noarch_python=is_python, entry_points=points)
 

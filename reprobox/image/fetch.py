@@ -47,10 +47,10 @@ def measure_package(address: str, *, client: Client, cache: Cache) -> tuple[str,
                     md5.update(chunk)
                     size += len(chunk)
                     stream.write(chunk)
-        except (requests.RequestException, FileNotFoundError) as error:
+        except (requests.RequestException, FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise IndexUnreachable(
                 f"{address.rsplit('/', 1)[-1]} cannot be fetched: {hide_credentials(str(error))}",
-                hint="check the network, or name a channel that still has it under [mirrors.channels] in reprobox.toml",
+                hint="correct the address, or check the network; another place of a conda channel: [mirrors.channels]",
             ) from None
         final = cache.package_path(sha256.hexdigest())
         final.parent.mkdir(parents=True, exist_ok=True)

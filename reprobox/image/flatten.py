@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import tarfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from reprobox.errors import BuildError
 from reprobox.image.debian import USER_ID, render_group, render_passwd
 from reprobox.image.layers import LayerDigest, LayerWriter, check_path
 
-_ADDED_BY_ENGINES = ("dev/", "proc/", "sys/", ".dockerenv", "etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/mtab")
+_ADDED_BY_ENGINES = (".dockerenv", "etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/mtab")
+_ADDED_FOLDERS = ("dev/", "proc/", "sys/")
 _FOLDERS = ("dev", "opt/env", "proc", "run/reprobox", "sys", "work")
 _OPEN_FOLDERS = ("home/reprobox", "tmp", "var/tmp")
 
@@ -54,7 +55,7 @@ def _read_entries(archive: tarfile.TarFile) -> dict[str, _Entry]:
     entries: dict[str, _Entry] = {}
     for member in archive:
         name = member.name.removeprefix("./").rstrip("/")
-        if name in ("", ".") or (name + "/").startswith(_ADDED_BY_ENGINES) or name.startswith(_ADDED_BY_ENGINES):
+        if name in ("", ".", *_ADDED_BY_ENGINES) or (name + "/").startswith(_ADDED_FOLDERS):
             continue
         path = check_path(name, package="the base")
         if member.isdir() or member.isreg() or member.issym() or member.islnk():
@@ -124,8 +125,14 @@ def extract_layer(source: Path, folder: Path) -> None:
     """
     links: list[tuple[Path, str]] = []
     with tarfile.open(source) as archive:
-        for member in archive:
-            place = folder / check_path(member.name, package="the base")
+        members = list(archive)
+        folders = {member.name.rstrip("/") for member in members if member.isdir()}
+        others = {member.name.rstrip("/") for member in members} - folders
+        for member in members:
+            path = check_path(member.name, package="the base")
+            if any(parent.as_posix() in others for parent in PurePosixPath(path).parents):
+                raise BuildError(f"the base holds {path} below what is no folder", hint="make the base anew")
+            place = folder / path
             if member.isdir():
                 place.mkdir(parents=True, exist_ok=True)
             elif member.issym():

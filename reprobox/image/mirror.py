@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from reprobox.env.client import Client
 from reprobox.env.lockfile import Lock
@@ -54,7 +54,7 @@ def write_mirror(
         files = list(pool.map(fetcher.fetch, packages))
     try:
         for package, file in zip(packages, files, strict=True):
-            _place(file, folder / place_in_mirror(package))
+            _place(file, folder, place_in_mirror(package))
         _write_sums(folder, packages)
     except OSError as error:
         raise BuildError(
@@ -63,7 +63,10 @@ def write_mirror(
     return len(packages), sum(package.size_bytes for package in packages)
 
 
-def _place(source: Path, target: Path) -> None:
+def _place(source: Path, folder: Path, place: PurePosixPath) -> None:
+    target = folder / place
+    if place.is_absolute() or ".." in place.parts:
+        raise BuildError(f"{place} is not a place in a mirror", hint="lock again: reprobox lock")
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.copyfile(source, aside)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from reprobox.engines.base import Engine
 from reprobox.env.bases import (
+    DEFAULT_PLATFORM,
     BaseSpec,
     DebianPackage,
     FlattenedBase,
@@ -88,6 +89,11 @@ def load_locked_base(
     locked = None if anew else load_base_lock(folder, spec, platform)
     if locked is None:
         if spec.image or spec.dockerfile:
+            if platform != DEFAULT_PLATFORM:
+                raise EnvironmentInvalid(
+                    f"base {name} is an image or a Dockerfile, which is had for {DEFAULT_PLATFORM} alone here",
+                    hint=f"lock for {platform} on a machine of that kind, or take a base that lists packages",
+                )
             locked = flatten_base(spec, folder, engine=connect(), cache=Cache(client.cache))
         else:
             from reprobox.env.solve_debian import solve_base

@@ -22,7 +22,7 @@ from reprobox.env.project import EnvironmentEntry, Project, lock_name
 from reprobox.errors import EnvironmentInvalid, IndexUnreachable, LockStale
 from reprobox.run.base import Tools, load_locked_base
 from reprobox.run.building import Resolver, resolve_building
-from reprobox.run.resolve import LockOptions, client_for, resolve_pinned
+from reprobox.run.resolve import LockOptions, client_for, client_of_pinned, resolve_pinned
 from reprobox.run.sources import WHEELHOUSE
 
 if TYPE_CHECKING:
@@ -160,6 +160,8 @@ def make_lock(
         resolver = Resolver(entry=entry, base=base, client=client_for(spec, client), options=options, old=old)
         lock = resolve_building(spec, resolver, tools=tools, root=project.root)
     rendered = render_lock(lock)
+    # What is written is read back first: a lock that no build would take is no lock.
+    parse_lock(rendered, source=_shown(entry.lock, project))
     if not entry.lock.is_file() or entry.lock.read_text(encoding="utf-8", errors="replace") != rendered:
         aside = entry.lock.with_name(f".{entry.lock.name}.new")
         aside.write_text(rendered, encoding="utf-8")
@@ -180,10 +182,16 @@ def find_addresses(entry: EnvironmentEntry, client: Client) -> Client:
     """Find the addresses that the environment file itself names, where there is one that can be read."""
     client = replace(client, wheelhouse=entry.lock.parent / WHEELHOUSE)
     try:
-        spec = load_spec(entry, None)
+        text, source = _read_source(entry, None)
+        if text is None:
+            return client
+        if find_pinned_kind(source, text):
+            from reprobox.env.pinned import parse_pinned
+
+            return client_of_pinned(parse_pinned(text, source=source, include=_include(entry)), client)
+        return client_for(_parse(text, source, entry), client)
     except EnvironmentInvalid:
         return client
-    return client if spec is None else client_for(spec, client)
 
 
 def load_addresses(lock: Lock, entry: EnvironmentEntry, client: Client) -> dict[str, str]:

@@ -21,6 +21,7 @@ from reprobox.run.base import LockedBase
 
 if TYPE_CHECKING:
     from reprobox.env.conda_specs import CondaRequirement
+    from reprobox.env.pinned import PinnedEnvironment
     from reprobox.env.pip_lines import WheelRequirement
     from reprobox.env.spec import EnvironmentSpec
 
@@ -154,6 +155,7 @@ def resolve_pinned(
     """Lock what another tool pinned: nothing is chosen anew, what its file leaves out is found."""
     from importlib.metadata import version
 
+    from reprobox.env.conda_specs import CondaRequirement
     from reprobox.env.pinned import parse_pinned
     from reprobox.env.solve_pinned import complete_conda, plan_wheels
     from reprobox.env.solve_wheels import solve_wheels, uv_version
@@ -164,11 +166,7 @@ def resolve_pinned(
     for note in pinned.notes:
         say(f"note: {source}:{note.line}: {note.message}")
     virtual_packages = {"__glibc": base.spec.glibc}
-    client = replace(
-        client,
-        named_channels=tuple(dict.fromkeys(row.channel for row in pinned.conda if "://" in row.channel)),
-        pip_options=tuple(PipOption(kind="extra-index", value=url, line=1) for url in pinned.indexes),
-    )
+    client = client_of_pinned(pinned, client)
     cache = Cache(client.cache)
     conda = complete_conda(
         pinned.conda,
@@ -182,7 +180,17 @@ def resolve_pinned(
     if conda:
         if python is None:
             raise EnvironmentInvalid(f"{source}: pins no python", hint="pin one: scripts are run by it")
-        virtual_packages |= plan_virtual_packages((), options, None)
+        virtual_packages |= plan_virtual_packages(
+            [
+                CondaRequirement(text=f"{row.name}={row.version}", name=row.name, channel=None, line=row.line)
+                for row in pinned.conda
+                if row.name in ("cuda-version", "pytorch-cuda")
+            ]
+            if options.cuda is None
+            else (),
+            options,
+            None,
+        )
     else:
         python = base.python
     wheels = solve_wheels(
@@ -221,6 +229,17 @@ def client_for(spec: EnvironmentSpec, client: Client) -> Client:
             channel for channel in (*spec.channels, *(r.channel for r in spec.conda)) if channel and "://" in channel
         ),
         pip_options=spec.options,
+    )
+
+
+def client_of_pinned(pinned: PinnedEnvironment, client: Client) -> Client:
+    """Give a client that also knows the addresses which another tool's lockfile names."""
+    options = [PipOption(kind="extra-index", value=url, line=1) for url in pinned.indexes]
+    options += [PipOption(kind="find-links", value=url, line=1) for url in pinned.find_links]
+    return replace(
+        client,
+        named_channels=tuple(dict.fromkeys(row.channel for row in pinned.conda if "://" in row.channel)),
+        pip_options=tuple(options),
     )
 
 

@@ -7,19 +7,26 @@ out the same twice, so nobody is asked to repeat it. Commit that folder, or carr
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
+import re
 import secrets
 import shutil
+import stat
 import subprocess
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
-from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion
 
 from reprobox.engines.base import RUN_LABEL, STATE_LABEL, Collected, ContainerRequest, Engine, Mount
+from reprobox.env.channels import hide_credentials
 from reprobox.env.client import Client
 from reprobox.env.lockfile import Lock, Wheel
 from reprobox.env.pip_lines import WheelRequirement
@@ -34,7 +41,12 @@ WHEELHOUSE = "wheels"
 """Folder beside a lock with the wheels that were built for it."""
 
 _EPOCH = "315532800"
+_OF_OTHER_REPOSITORIES = (
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR", "GIT_NAMESPACE", "GIT_PREFIX",
+)  # fmt: skip
 _SHOWN_LINES = 12
+_WHEEL_LIMIT = 4 << 30
 _BUILD = """\
 set -eu
 pip=$(ls /in/wheels/pip-*.whl)/pip
@@ -100,10 +112,13 @@ def build_source(order: SourceOrder, lock: Lock, workshop: Workshop, *, folder: 
 
 
 def _keep(file: Path, built_from: str, order: SourceOrder, workshop: Workshop) -> Wheel:
-    name, version, _, _ = parse_wheel_filename(file.name)
+    try:
+        name, version, _, _ = parse_wheel_filename(file.name)
+    except (InvalidWheelFilename, InvalidVersion) as error:
+        raise BuildError(f"{order.where}: building {order.shown} gave no wheel: {error}") from None
     if order.name is not None and canonicalize_name(name) != canonicalize_name(order.name):
         raise BuildError(f"{order.where}: {order.shown} turned out to be {name}", hint=f"write #egg={name}")
-    data = file.read_bytes()
+    data = _read_plain(file, order)
     sha256 = hashlib.sha256(data).hexdigest()
     workshop.wheelhouse.mkdir(parents=True, exist_ok=True)
     aside = workshop.wheelhouse / f".{file.name}.{secrets.token_hex(4)}"
@@ -117,6 +132,23 @@ def _keep(file: Path, built_from: str, order: SourceOrder, workshop: Workshop) -
         sha256=sha256,
         built_from=built_from,
     )
+
+
+def _read_plain(file: Path, order: SourceOrder) -> bytes:
+    """Read what a build left behind: a file, and not a link to one of ours, or a pipe.
+
+    Raises:
+        BuildError: It is something else, or larger than any real wheel.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise BuildError(f"{order.where}: what the build of {order.shown} left is no file: {error.strerror}") from None
+    with os.fdopen(descriptor, "rb") as stream:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _WHEEL_LIMIT:
+            raise BuildError(f"{order.where}: what the build of {order.shown} left is no wheel")
+        return stream.read()
 
 
 def _fetch_source(order: SourceOrder, lock: Lock, folder: Path, source: Path, workshop: Workshop) -> str:
@@ -152,8 +184,12 @@ def _fetch_file(order: SourceOrder, folder: Path, target: Path, workshop: Worksh
         if not path.is_file():
             raise EnvironmentInvalid(f"{order.where}: {address!r} does not exist", hint="correct the path")
         address = path.as_uri()
+    name = unquote(address.partition("?")[0].partition("#")[0].rsplit("/", 1)[-1])
+    if not name or name in (".", "..") or "/" in name or "\0" in name:
+        raise EnvironmentInvalid(
+            f"{order.where}: {hide_credentials(address)} names no file", hint="correct the address"
+        )
     sha256, _, _ = measure_package(address, client=workshop.client, cache=workshop.cache)
-    name = address.partition("?")[0].rsplit("/", 1)[-1]
     if order.sha256 is not None and sha256 != order.sha256:
         raise ArtefactAltered(
             f"{order.where}: {name} does not hash to what that line says\n"
@@ -169,19 +205,24 @@ def _clone(order: SourceOrder, target: Path, environ: Mapping[str, str]) -> str:
     git = shutil.which("git", path=environ.get("PATH"))
     if git is None:
         raise BuildError(f"{order.where}: git is not installed", hint="apt-get install git")
-    safe = {**environ, "GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1"}
+    # What points git at the caller's own repository (inside a hook, for one) must not point ours there.
+    kept = {name: value for name, value in environ.items() if name not in _OF_OTHER_REPOSITORIES}
+    safe = {**kept, "GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1"}
     base = [git, "-c", "protocol.ext.allow=never", "-c", "advice.detachedHead=false"]
     _git([*base, "clone", "--quiet", "--no-checkout", "--", order.address, str(target)], order, safe)
     inside = [*base, "-C", str(target)]
-    for candidate in (f"origin/{order.revision}", order.revision) if order.revision else ("HEAD",):
+    exact = re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", order.revision or "")
+    candidates = (f"origin/{order.revision}", order.revision) if order.revision else ("HEAD",)
+    for candidate in (order.revision,) if exact else candidates:
         done = subprocess.run(
             [*inside, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{candidate}^{{commit}}"],
             capture_output=True, text=True, check=False, env=safe,
         )  # fmt: skip
-        if done.returncode == 0:
+        # A branch may be called like a commit.
+        if done.returncode == 0 and (not exact or done.stdout.strip() == order.revision):
             break
     else:
-        raise BuildError(f"{order.where}: {order.address} has no revision {order.revision!r}", hint="correct it")
+        raise BuildError(f"{order.where}: {order.shown} has no revision {order.revision!r}", hint="correct it")
     commit = done.stdout.strip()
     _git([*inside, "checkout", "--quiet", "--detach", commit], order, safe)
     _git([*inside, "submodule", "--quiet", "update", "--init", "--recursive"], order, safe)
@@ -192,7 +233,9 @@ def _git(command: list[str], order: SourceOrder, environ: Mapping[str, str]) -> 
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(environ))
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["git failed"])[-1]
-        raise BuildError(f"{order.where}: {order.shown} cannot be fetched: {last}", hint="check address and access")
+        raise BuildError(
+            f"{order.where}: {order.shown} cannot be fetched: {hide_credentials(last)}", hint="check address"
+        )
 
 
 def _unpack(file: Path, target: Path, order: SourceOrder) -> None:
@@ -206,7 +249,16 @@ def _unpack(file: Path, target: Path, order: SourceOrder) -> None:
         else:
             with tarfile.open(file) as archive:
                 archive.extractall(aside, filter="data")
-    except (tarfile.TarError, zipfile.BadZipFile, OSError, ValueError) as error:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        OSError,
+        EOFError,
+        ValueError,
+        RuntimeError,
+    ) as error:
         raise BuildError(f"{order.where}: {file.name} is no source archive that can be unpacked: {error}") from None
     inside = list(aside.iterdir())
     (inside[0] if len(inside) == 1 and inside[0].is_dir() else aside).rename(target)

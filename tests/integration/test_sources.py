@@ -131,3 +131,33 @@ def test_a_build_has_no_network_and_no_secrets(tmp_path: Path) -> None:
     tool.environ["SECRET_TOKEN"] = "hush"
     tool("lock")
     assert os.listdir(tmp_path / "p/wheels") == ["nosy-1.0-py3-none-any.whl"]
+
+
+def test_a_commit_is_that_commit_whatever_a_branch_is_called(tmp_path: Path, repository: Path) -> None:
+    """A branch with the name of a commit does not come in its place."""
+    commit = git(repository, "rev-parse", "HEAD")
+    (repository / "mini/__init__.py").write_text("VALUE = 666\n")
+    git(repository, "checkout", "-qb", "other")
+    git(repository, "commit", "-qam", "evil")
+    git(repository, "update-ref", f"refs/heads/{commit}", "HEAD")
+    git(repository, "checkout", "-q", "main")
+    tool = make_project(tmp_path / "p", f"git+file://{repository}@{commit}#egg=mini-proj")
+    tool("lock")
+    assert f"{commit}\n" in (tool.folder / "reprobox.lock").read_text()
+    (tool.folder / "t.py").write_text("import mini; print(mini.VALUE)\n")
+    assert tool("run", "t.py").out == "41\n"
+
+
+def test_a_build_cannot_hand_out_a_file_of_ours(tmp_path: Path) -> None:
+    """A link that a build leaves in the place of its wheel is not followed."""
+    secret = tmp_path / "secret"
+    secret.write_text("hush")
+    source = tmp_path / "p" / "linky-1.0"
+    source.mkdir(parents=True)
+    (source / "setup.py").write_text(
+        f"import os\nos.symlink({str(secret)!r}, '/out/linky-1.0-py3-none-any.whl')\nos._exit(0)\n"
+    )
+    subprocess.run(["tar", "-czf", "linky-1.0.tar.gz", "linky-1.0"], cwd=tmp_path / "p", check=True)
+    tool = make_project(tmp_path / "p", "./linky-1.0.tar.gz")
+    tool("lock", code=6)
+    assert not (tmp_path / "p/wheels").exists()

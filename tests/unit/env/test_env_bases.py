@@ -266,3 +266,13 @@ def test_an_unknown_base_is_refused_with_the_known_ones(tmp_path: Path, name: st
         find_base_folder(name, tmp_path)
     assert repr(name) in caught.value.message
     assert "debian-12" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    "file", ["/home/u/.bashrc", "../../x.deb", "pool/../../x.deb", "pool/x.deb\n", "pool//x.deb", ""]
+)
+def test_a_package_lies_in_its_pool(file: str) -> None:
+    """A row whose file is no path below an archive's root is refused: it would be written to a place of its choice."""
+    row = {"name": "x", "version": "1", "file": file, "size": 1, "sha256": "0" * 64}
+    with pytest.raises(EnvironmentInvalid, match="no path of a Debian package"):
+        parse_packages([row], source="reprobox.lock")

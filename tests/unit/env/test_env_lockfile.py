@@ -67,8 +67,8 @@ def test_parsing_undoes_rendering_for_any_text(word: str, value: str, size: int)
     lock = dataclasses.replace(
         LOCK,
         omit=(value,),
-        debian=(DebianPackage(name=word, version=word, file=word, size_bytes=size, sha256=sha(word)),),
-        wheels=(Wheel(name=word, version=word, file="a-1-py3-none-any.whl", size_bytes=size, sha256=sha(value)),),
+        debian=(DebianPackage(name=word, version=word, file="pool/a.deb", size_bytes=size, sha256=sha(word)),),
+        wheels=(Wheel(name="a", version=word, file="a-1-py3-none-any.whl", size_bytes=size, sha256=sha(value)),),
         variables=((word, value),),
         requested=Requested(sha256=sha(word), base=word, conda=(word,), wheels=(value,), others=(word,)),
         tools=((word, value),),
