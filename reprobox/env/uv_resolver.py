@@ -16,6 +16,11 @@ from reprobox.env.client import Client
 from reprobox.errors import IndexUnreachable, NoSolution, NoWheel
 
 MACHINES = {"linux-64": "x86_64", "linux-aarch64": "aarch64"}
+_SHAPING = (
+    "UV_TORCH_BACKEND", "UV_RESOLUTION", "UV_PRERELEASE", "UV_EXCLUDE_NEWER", "UV_FORK_STRATEGY", "UV_CONSTRAINT",
+    "UV_OVERRIDE", "UV_EXCLUDE", "UV_NO_BINARY", "UV_NO_BUILD", "UV_NO_SOURCES", "UV_PYTHON", "UV_PYTHON_PLATFORM",
+    "UV_CUSTOM_COMPILE_COMMAND", "UV_BUILD_CONSTRAINT",
+)  # fmt: skip
 BROUGHT = "+conda"
 """Local version of the empty wheels that stand for what conda brings."""
 
@@ -82,7 +87,8 @@ def run_uv(
             text=True,
             check=False,
             cwd=folder,
-            env=dict(client.environ),
+            # Where an index is and how it is reached is the client's; what is chosen from it is not.
+            env={name: value for name, value in client.environ.items() if name not in _SHAPING},
         )
         if done.returncode != 0:
             raise explain(done.stderr)

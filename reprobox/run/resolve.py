@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from reprobox.env.bases import DEFAULT_PLATFORM, BaseSpec
@@ -49,6 +49,15 @@ class LockOptions:
     exclude_newer: str | None = None
     cuda: str | None = None
     platform: str = DEFAULT_PLATFORM
+
+    @property
+    def cutoff(self) -> str | None:
+        """The moment of `exclude_newer` in UTC, as every solver reads it; a bare day begins at midnight UTC."""
+        if self.exclude_newer is None:
+            return None
+        moment = datetime.fromisoformat(self.exclude_newer)
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def require_sense(self) -> None:
         """Require that dates and versions are some.
@@ -106,7 +115,7 @@ def resolve(
             # A target with another CUDA wants other builds, which the old ones would keep out.
             kept=old.conda if old and dict(old.virtual_packages) == virtual_packages else (),
             upgrade=options.upgrade,
-            exclude_newer=options.exclude_newer,
+            exclude_newer=options.cutoff,
             cache=client.cache / "repodata",
         )
     else:
@@ -120,7 +129,7 @@ def resolve(
         client=client,
         kept=tuple((wheel.name, wheel.version) for wheel in old.wheels) if old else (),
         upgrade=options.upgrade,
-        exclude_newer=options.exclude_newer,
+        exclude_newer=options.cutoff,
         provided=conda.projects if conda else (),
         source=spec.source,
     )
