@@ -62,12 +62,11 @@ def lock(
 ) -> None:
     """Pin an environment: environment.yml -> reprobox.lock."""
     from reprobox.env.bases import DEFAULT_PLATFORM
-    from reprobox.env.cuda import check_cuda, find_cuda
+    from reprobox.env.cuda import check_cuda, find_cuda_of
     from reprobox.env.export import EXPORT_KINDS, render_export
     from reprobox.env.project import lock_name
-    from reprobox.errors import AcceleratorError, LockStale, UsageError
-    from reprobox.image.oci import list_cuda_packages
-    from reprobox.run.locking import load_addresses, load_fresh_lock, lock_command, make_lock
+    from reprobox.errors import AcceleratorError, UsageError
+    from reprobox.run.locking import load_addresses, make_lock
     from reprobox.run.resolve import LockOptions
 
     session: Session = context.obj
@@ -77,9 +76,7 @@ def lock(
     if export is not None and export not in EXPORT_KINDS:
         raise UsageError(f"--export {export!r} is not known", hint=f"one of {', '.join(EXPORT_KINDS)}")
     if check or export:
-        found = load_fresh_lock(entry, session.project)
-        if found is None:
-            raise LockStale(f"{entry.lock} does not exist", hint=lock_command(entry))
+        found = _require_lock(session, entry)
     else:
         found = make_lock(
             entry,
@@ -101,7 +98,7 @@ def lock(
         if export == "requirements" and found.conda:
             say(f"note: {len(found.conda)} conda packages are not in it: a requirements file holds wheels alone")
         return
-    for finding in check_cuda(find_cuda(list_cuda_packages(found), python=found.python), python=found.python):
+    for finding in check_cuda(find_cuda_of(found)):
         if finding.level == "error":
             raise AcceleratorError(finding.message, hint=finding.hint)
         say(f"warning: {finding.message}\n  {finding.hint}")
@@ -114,6 +111,21 @@ def lock(
         conda = f"{len(found.conda)} conda packages, " if found.conda else ""
         say(f"locked in {entry.lock}: {conda}{len(found.wheels)} wheels, {len(found.debian)} Debian packages")
     say(f"  lock  {found.digest}")
+
+
+def _require_lock(session: Session, entry: EnvironmentEntry) -> Lock:
+    """Load a lock that is there and matches its environment file.
+
+    Raises:
+        LockStale: It is not, or does not.
+    """
+    from reprobox.errors import LockStale
+    from reprobox.run.locking import load_fresh_lock, lock_command
+
+    found = load_fresh_lock(entry, session.project)
+    if found is None:
+        raise LockStale(f"{entry.lock} does not exist", hint=lock_command(entry))
+    return found
 
 
 def _tools(session: Session, entry: EnvironmentEntry) -> Tools:
@@ -219,17 +231,14 @@ def mirror(
 ) -> None:
     """Put all packages of a lock into a folder, to build from without a network."""
     from reprobox.cli.progress import make_progress
-    from reprobox.errors import LockStale
     from reprobox.image.cache import Cache
     from reprobox.image.mirror import list_all, write_mirror
     from reprobox.report.text import render_size
-    from reprobox.run.locking import find_addresses, load_fresh_lock, lock_command
+    from reprobox.run.locking import find_addresses
 
     session: Session = context.obj
     entry = session.find_environment(environment)
-    found = load_fresh_lock(entry, session.project)
-    if found is None:
-        raise LockStale(f"{entry.lock} does not exist", hint=lock_command(entry))
+    found = _require_lock(session, entry)
     target = session.cwd / folder
     progress = make_progress(session.environ)
     progress.start("packages", sum(package.size_bytes for package in list_all(found)))

@@ -303,6 +303,21 @@ def plan_closure(
     return tuple(sorted(chosen))
 
 
+def find_debian_python(packages: Iterable[DebianPackage], short: str | None = None) -> str | None:
+    """Find the exact version of the interpreter among Debian packages, such as "3.11.2"; None where there is none.
+
+    Args:
+        packages: The packages.
+        short: Take only this one, such as "3.11".
+    """
+    wanted = r"3\.\d+" if short is None else re.escape(short)
+    for package in packages:
+        found = re.match(r"(?:\d+:)?(\d+\.\d+\.\d+)", package.version)
+        if found and re.fullmatch(rf"python{wanted}-minimal", package.name):
+            return found[1]
+    return None
+
+
 def digest_base(spec: BaseSpec) -> str:
     """Digest what a base asks for, to tell when its lock is stale."""
     if spec.image or spec.dockerfile:

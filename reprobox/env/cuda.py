@@ -16,6 +16,7 @@ from typing import Literal
 
 from reprobox.env import cuda_tables as tables
 from reprobox.env.cuda_tables import Release
+from reprobox.env.lockfile import Lock
 
 Manager = Literal["conda", "wheel"]
 Flavour = Literal["cuda", "cpu", "unknown"]
@@ -214,6 +215,13 @@ def _brings_runtime(package: Package) -> bool:
 
 
 # Finding ---------------------------------------------------------------------------------------------
+
+
+def find_cuda_of(lock: Lock) -> CudaContent:
+    """Find what CUDA a lock brings."""
+    conda = (Package(name=p.name, version=p.version, build=p.build, manager="conda") for p in lock.conda)
+    wheels = (Package(name=w.name, version=w.version, manager="wheel") for w in lock.wheels)
+    return find_cuda((*conda, *wheels), python=lock.python)
 
 
 def find_cuda(packages: Iterable[Package], *, python: str) -> CudaContent:

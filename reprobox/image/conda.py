@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 from reprobox.env.lockfile import CondaPackage
 from reprobox.errors import BuildError
 from reprobox.image.conda_archive import BROKEN, CondaArchive, PackageInfo, PackagePath, replace_prefix
-from reprobox.image.layers import LayerExtras, LayerWriter
-from reprobox.image.places import PREFIX, site_packages
+from reprobox.image.layers import NO_SPACE, LayerExtras, LayerWriter
+from reprobox.image.places import PREFIX, render_launcher, site_packages
 from reprobox.image.wheels import Compile
 
 _ENTRY_POINT = re.compile(r"\s*(?P<name>[\w.+-]+)\s*=\s*(?P<module>[\w.]+)\s*:\s*(?P<attr>[\w.]+)\s*(?:\[[^\]]*\])?\s*")
@@ -28,7 +28,6 @@ _LINK_SCRIPT = re.compile(r"bin/\.[^/]+-(?:post|pre)-(?:link|unlink)\.sh$")
 _VARIABLES = re.compile(r"etc/conda/env_vars\.d/[^/]+\.json$")
 _ACTIVATION = re.compile(r"etc/conda/activate\.d/[^/]+\.sh$")
 _SMALL_TEXT = 1 << 20
-_NO_DISK = (28, 122, 27)
 
 
 @dataclass(slots=True)
@@ -83,7 +82,7 @@ def write_conda(
             linker = _Linker(archive, package, archive.read_info(), writer, python, scratch, linked)
             linker.write_files()
         except BROKEN as error:
-            if isinstance(error, OSError) and error.errno in _NO_DISK:
+            if isinstance(error, OSError) and error.errno in NO_SPACE:
                 raise
             raise archive.broken(str(error) or type(error).__name__) from None
         finally:
@@ -229,13 +228,7 @@ class _Linker:
             if not found:
                 raise self._archive.broken(f"its entry point {line!r} makes no sense")
             place = f"{PREFIX}/bin/{found['name']}"
-            content = (
-                f"#!/{PREFIX}/bin/python\n"
-                "import sys\n\n"
-                f"from {found['module']} import {found['attr'].split('.')[0]}\n\n"
-                'if __name__ == "__main__":\n'
-                f"    sys.exit({found['attr']}())\n"
-            ).encode()
+            content = render_launcher(found["module"], found["attr"])
             self._writer.add_file(place, content, size=len(content), executable=True)
             self._rows[f"bin/{found['name']}"] = {
                 "_path": f"bin/{found['name']}",

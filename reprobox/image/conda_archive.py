@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, Literal, cast
 
 from reprobox.env.lockfile import CondaPackage
 from reprobox.errors import BuildError
-from reprobox.image.layers import check_path
+from reprobox.image.layers import RATIO_LIMIT, check_path, limit_unpacked
 
 if sys.version_info >= (3, 14):
     from compression.zstd import ZstdError
@@ -33,8 +33,6 @@ else:
     from backports.zstd import ZstdError
 
 _INFO_LIMIT = 256 << 20
-_RATIO_LIMIT = 300
-_SMALL = 256 << 20
 _OLD_PLACEHOLDER = "/opt/anaconda1anaconda2anaconda3"
 
 BROKEN = (
@@ -91,7 +89,7 @@ class CondaArchive:
         self._package = package
         self._file = file
         self._scratch = scratch
-        self._limit = max(_SMALL, _RATIO_LIMIT * file.stat().st_size)
+        self._limit = limit_unpacked(file.stat().st_size)
         self._plain: Path | None = None
 
     def read_info(self) -> PackageInfo:
@@ -161,7 +159,7 @@ class CondaArchive:
                 path = check_path(name, package=self._package.file)
                 total += member.size
                 if total > self._limit:
-                    raise self.broken(f"it unpacks to more than {_RATIO_LIMIT} times its size")
+                    raise self.broken(f"it unpacks to more than {RATIO_LIMIT} times its size")
                 if not (member.isreg() or member.issym() or member.islnk() or member.isdir()):
                     raise self.broken(f"it holds a device or pipe: {path}")
                 if member.issym():
@@ -204,7 +202,7 @@ class CondaArchive:
                 while chunk := reader.read(1 << 20):
                     total += len(chunk)
                     if total > self._limit:
-                        raise self.broken(f"it unpacks to more than {_RATIO_LIMIT} times its size")
+                        raise self.broken(f"it unpacks to more than {RATIO_LIMIT} times its size")
                     writer.write(chunk)
         return self._plain
 

@@ -7,6 +7,7 @@ epoch.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import tarfile
 from collections.abc import Callable
@@ -22,6 +23,11 @@ DiffId = NewType("DiffId", str)
 GENERATED_MTIME = 315_532_800
 """1980-01-01T00:00:00Z, for what no package gives a time: the first moment that a zip archive can hold."""
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk that is full or a quota that is spent: never the package's fault."""
+
+RATIO_LIMIT = 300
+_SMALL = 256 << 20
 _CHUNK = 1 << 20
 _BLOCK = 512
 
@@ -54,6 +60,14 @@ class LayerExtras:
     variables: tuple[tuple[str, str], ...] = ()
     activation: tuple[tuple[str, str], ...] = ()
     link_scripts: tuple[str, ...] = ()
+
+
+def limit_unpacked(size_bytes: int) -> int:
+    """How many bytes a package of a size may unpack to.
+
+    Nothing real is packed `RATIO_LIMIT` times smaller than it is, and nothing below a quarter of a GiB fills a disk.
+    """
+    return max(_SMALL, RATIO_LIMIT * size_bytes)
 
 
 def check_path(path: str, *, package: str) -> str:

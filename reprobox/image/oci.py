@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NewType
 
-from reprobox.env.cuda import Package, find_cuda, render_labels
+from reprobox.env.cuda import find_cuda_of, render_labels
 from reprobox.env.cuda_driver import render_require_cuda
 from reprobox.env.lockfile import Lock
 from reprobox.errors import ArtefactAltered, BuildError
@@ -84,13 +84,15 @@ def render_environment(lock: Lock, layers: Sequence[CachedLayer] = ()) -> tuple[
     Returns:
         Name → value, and a sentence for each activation script whose effect could not be captured.
     """
+    # What NVIDIA's container runtime asks of a host's driver before it hands over a GPU.
+    required = render_require_cuda(find_cuda_of(lock))
     variables = {
         "PATH": f"/{PREFIX}/bin:/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
         "LC_ALL": "C.UTF-8",
         "TZ": "UTC",
         "SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt",
-        **_render_requirement(lock),
+        **({"NVIDIA_REQUIRE_CUDA": required} if required else {}),
         **({"CONDA_PREFIX": f"/{PREFIX}"} if lock.python_from == "conda" else {"VIRTUAL_ENV": f"/{PREFIX}"}),
     }
     for layer in layers:
@@ -105,18 +107,6 @@ def render_environment(lock: Lock, layers: Sequence[CachedLayer] = ()) -> tuple[
         if found.unknown:
             problems.append(f"{path} does more than set variables, and was not captured: {found.unknown[0]}")
     return {**variables, **dict(lock.variables)}, tuple(problems)
-
-
-def list_cuda_packages(lock: Lock) -> tuple[Package, ...]:
-    """List a lock's packages as the reading of CUDA takes them."""
-    conda = (Package(name=p.name, version=p.version, build=p.build, manager="conda") for p in lock.conda)
-    return (*conda, *(Package(name=w.name, version=w.version, manager="wheel") for w in lock.wheels))
-
-
-def _render_requirement(lock: Lock) -> dict[str, str]:
-    """Render what NVIDIA's container runtime asks of a host's driver before it hands over a GPU."""
-    required = render_require_cuda(find_cuda(list_cuda_packages(lock), python=lock.python))
-    return {"NVIDIA_REQUIRE_CUDA": required} if required else {}
 
 
 def list_omissions(lock: Lock, layers: Sequence[CachedLayer]) -> tuple[str, ...]:
@@ -143,8 +133,7 @@ def render_image(
         "org.reprobox.platform": lock.platform,
         "org.reprobox.python": lock.python,
     }
-    content = find_cuda(list_cuda_packages(lock), python=lock.python)
-    labels |= render_labels(content)
+    labels |= render_labels(find_cuda_of(lock))
     if partial:
         labels["org.reprobox.partial"] = "true"
     diff_ids = tuple(layer.digest.diff_id for layer in layers)

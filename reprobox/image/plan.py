@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NewType, Protocol, TypeVar
 
-from reprobox.env.bases import DebianPackage, FlattenedBase
+from reprobox.env.bases import DebianPackage, FlattenedBase, find_debian_python
 from reprobox.env.lockfile import CondaPackage, Lock, Wheel
 
 LayerKey = NewType("LayerKey", str)
@@ -161,11 +160,7 @@ def base_python(lock: Lock) -> str | None:
     """Exact version of the base's own interpreter, such as "3.11.2"; None where it has none."""
     if lock.flattened is not None:
         return lock.flattened.python
-    for package in lock.debian:
-        found = re.match(r"(?:\d+:)?(\d+\.\d+\.\d+)", package.version)
-        if found and re.fullmatch(r"python3\.\d+-minimal", package.name):
-            return found[1]
-    return None
+    return find_debian_python(lock.debian)
 
 
 def interpreter_digest(lock: Lock) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import configparser
 import csv
-import errno
 import hashlib
 import io
 import re
@@ -31,18 +30,14 @@ from installer.utils import parse_entrypoints
 
 from reprobox.env.lockfile import Wheel
 from reprobox.errors import BuildError
-from reprobox.image.layers import GENERATED_MTIME, LayerWriter, check_path
-from reprobox.image.places import PREFIX, site_packages
+from reprobox.image.layers import GENERATED_MTIME, NO_SPACE, LayerWriter, check_path, limit_unpacked
+from reprobox.image.places import PREFIX, render_launcher, site_packages
 
 _LINK_FROM_BYTES = 4096
 _DATA_DEPTH = 2
 """Slashes in the name of a file below .data: folder/scheme/file."""
 
 _UNPACKED_LIMIT = 64 << 30
-_RATIO_LIMIT = 300
-_SMALL = 256 << 20
-"""What no archive is suspected for: nothing real is packed 300 times smaller, and nothing so small fills a disk."""
-
 _TESTS = re.compile(r"(^|/)tests/|_test\.py$")
 
 # What zipfile, csv, configparser and installer raise on archives that are damaged or made to harm; its parsers of
@@ -81,7 +76,7 @@ def write_wheel(wheel: Wheel, archive: Path, *, writer: LayerWriter, python: str
                 install(source, destination, additional_metadata={"INSTALLER": b"reprobox\n"})
                 codes = compiled.result()
     except _BROKEN as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
             raise
         reason = re.sub(r"<[^<>]* object at 0x[0-9a-f]+>", wheel.file, str(error)) or type(error).__name__
         raise BuildError(
@@ -122,7 +117,7 @@ class _Source(WheelFile):  # type: ignore[misc]
         self.archive = opened
         self.wheel = wheel
         total = sum(info.file_size for info in opened.infolist())
-        if total > min(_UNPACKED_LIMIT, max(_SMALL, _RATIO_LIMIT * wheel.size_bytes)):
+        if total > min(_UNPACKED_LIMIT, limit_unpacked(wheel.size_bytes)):
             raise BuildError(f"{wheel.file} unpacks to {total} bytes, more than any real wheel", hint="do not use it")
         self._require_plain_names()
         self.repeated = {
@@ -240,13 +235,7 @@ class _Destination(WheelDestination):  # type: ignore[misc]
         """Write the launcher of an entry point."""
         del section
         place = self._place("scripts", name)
-        content = (
-            f"#!/{PREFIX}/bin/python\n"
-            "import sys\n\n"
-            f"from {module} import {attr.split('.')[0]}\n\n"
-            'if __name__ == "__main__":\n'
-            f"    sys.exit({attr}())\n"
-        ).encode()
+        content = render_launcher(module, attr)
         self._writer.add_file(place, content, size=len(content), executable=True)
         return _record(self._relative(place), hashlib.sha256(content).digest(), len(content))
 

@@ -19,6 +19,7 @@ from reprobox.env.bases import (
     DebianPackage,
     FlattenedBase,
     find_base_folder,
+    find_debian_python,
     load_base,
     load_base_lock,
     write_base_lock,
@@ -68,10 +69,7 @@ class LockedBase:
         """Exact version of its interpreter, such as "3.11.2"; None where it has none."""
         if self.flattened is not None:
             return self.flattened.python
-        name = f"python{self.spec.python}-minimal"
-        package = next((package for package in self.debian if package.name == name), None)
-        version = re.match(r"(?:\d+:)?(\d+\.\d+\.\d+)", package.version) if package else None
-        return version[1] if version else None
+        return find_debian_python(self.debian, self.spec.python)
 
 
 def load_locked_base(

@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reprobox.env.cuda import find_cuda
+from reprobox.env.cuda import find_cuda_of
 from reprobox.env.cuda_driver import check_architecture, require_driver
 from reprobox.env.lockfile import Lock, parse_lock
 from reprobox.env.project import EnvironmentEntry
 from reprobox.errors import RecordError, UsageError
-from reprobox.image.oci import list_cuda_packages
 from reprobox.records.record import Record, RunId
 from reprobox.run.execute import execute
 from reprobox.run.hardware import Gpus, choose_gpus, describe_host, load_gpus
@@ -102,7 +101,7 @@ def require_gpu_fit(world: World, lock: Lock, asked: str, chosen: tuple[str, ...
     """
     if not chosen:
         return
-    content = find_cuda(list_cuda_packages(lock), python=lock.python)
+    content = find_cuda_of(lock)
     if not content.cuda and not content.gpu_packages:
         if asked != "auto":
             world.say("note: GPUs were asked for, but this environment brings no CUDA that is known here")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from reprobox.env.bases import DEFAULT_PLATFORM, BaseSpec
 from reprobox.env.client import Client, load_channel_places
-from reprobox.env.lockfile import LAYER_FORMAT, PLATFORMS, Lock, Requested, render_requested
+from reprobox.env.lockfile import LAYER_FORMAT, PLATFORMS, CondaPackage, Lock, Requested, Wheel, render_requested
 from reprobox.env.pip_lines import PipOption
 from reprobox.env.project import EnvironmentEntry
 from reprobox.errors import EnvironmentInvalid, UsageError
@@ -88,22 +88,18 @@ def resolve(
     old: Lock | None,
 ) -> Lock:
     """Resolve a specification into a lock; see `make_lock`."""
-    from reprobox.env.solve_wheels import solve_wheels, uv_version
+    from reprobox.env.solve_wheels import solve_wheels
 
     base_version = base.python
     python_from = choose_python(spec, entry.python, base.spec, base_version)
     virtual_packages = {"__glibc": base.spec.glibc}
-    tools = {"uv": uv_version()}
     wheels = spec.wheels
     conda = None
     if python_from == "conda":
-        from importlib.metadata import version
-
         from reprobox.env.conda_specs import CondaRequirement
         from reprobox.env.solve_conda import solve_conda
 
         virtual_packages |= plan_virtual_packages(spec.conda, options, old)
-        tools["py-rattler"] = version("py-rattler")
         python = () if spec.pythons else (CondaRequirement(text="python", name="python", channel=None, line=1),)
         conda = solve_conda(
             (*spec.conda, *python),
@@ -133,20 +129,51 @@ def resolve(
         provided=conda.projects if conda else (),
         source=spec.source,
     )
+    return _assemble(
+        base,
+        options,
+        virtual_packages,
+        python=exact or "",
+        python_from=python_from,
+        conda=conda.packages if conda else (),
+        wheels=solved,
+        variables=tuple(sorted(spec.variables)),
+        requested=render_requested(spec, base=entry.base),
+    )
+
+
+def _assemble(
+    base: LockedBase,
+    options: LockOptions,
+    virtual_packages: dict[str, str],
+    *,
+    python: str,
+    python_from: Literal["base", "conda"],
+    conda: tuple[CondaPackage, ...],
+    wheels: tuple[Wheel, ...],
+    variables: tuple[tuple[str, str], ...],
+    requested: Requested,
+) -> Lock:
+    """Put together what was resolved, with the base below it and the tools that resolved it."""
+    from importlib.metadata import version
+
+    from reprobox.env.solve_wheels import uv_version
+
+    tools = {"uv": uv_version()} | ({"py-rattler": version("py-rattler")} if python_from == "conda" else {})
     return Lock(
         platform=options.platform,
         layer_format=LAYER_FORMAT,
         virtual_packages=tuple(sorted(virtual_packages.items())),
-        python=exact or "",
+        python=python,
         python_from=python_from,
         omit=base.spec.omit,
         keep=base.spec.keep,
         debian=base.debian,
         flattened=base.flattened,
-        conda=conda.packages if conda else (),
-        wheels=solved,
-        variables=tuple(sorted(spec.variables)),
-        requested=render_requested(spec, base=entry.base),
+        conda=conda,
+        wheels=wheels,
+        variables=variables,
+        requested=requested,
         tools=tuple(sorted(tools.items())),
     )
 
@@ -162,12 +189,10 @@ def resolve_pinned(
     say: Callable[[str], None],
 ) -> Lock:
     """Lock what another tool pinned: nothing is chosen anew, what its file leaves out is found."""
-    from importlib.metadata import version
-
     from reprobox.env.conda_specs import CondaRequirement
     from reprobox.env.pinned import parse_pinned
     from reprobox.env.solve_pinned import complete_conda, plan_wheels
-    from reprobox.env.solve_wheels import solve_wheels, uv_version
+    from reprobox.env.solve_wheels import solve_wheels
     from reprobox.image.cache import Cache
     from reprobox.image.fetch import measure_package
 
@@ -194,9 +219,7 @@ def resolve_pinned(
                 CondaRequirement(text=f"{row.name}={row.version}", name=row.name, channel=None, line=row.line)
                 for row in pinned.conda
                 if row.name in ("cuda-version", "pytorch-cuda")
-            ]
-            if options.cuda is None
-            else (),
+            ],
             options,
             None,
         )
@@ -211,22 +234,16 @@ def resolve_pinned(
         source=source,
         dependencies=False,
     )
-    tools = {"uv": uv_version()} | ({"py-rattler": version("py-rattler")} if conda else {})
-    return Lock(
-        platform=options.platform,
-        layer_format=LAYER_FORMAT,
-        virtual_packages=tuple(sorted(virtual_packages.items())),
+    return _assemble(
+        base,
+        options,
+        virtual_packages,
         python=python or "",
         python_from="conda" if conda else "base",
-        omit=base.spec.omit,
-        keep=base.spec.keep,
-        debian=base.debian,
-        flattened=base.flattened,
         conda=conda,
         wheels=wheels,
         variables=(),
         requested=Requested(sha256=pinned.sha256, base=entry.base, others=(f"pinned by {pinned.kind}",)),
-        tools=tuple(sorted(tools.items())),
     )
 
 
