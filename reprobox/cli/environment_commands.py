@@ -52,6 +52,14 @@ def lock(
         str,
         typer.Option("--platform", metavar="NAME", help="The target: linux-64, or linux-aarch64 (a lock of its own)."),
     ] = "linux-64",
+    link_scripts: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-link-scripts/--no-link-scripts",
+            help="Run what conda packages want to run at link time: once, in a container, and keep what it writes.",
+            show_default=False,
+        ),
+    ] = None,
     export: Annotated[
         str | None,
         typer.Option(
@@ -89,6 +97,7 @@ def lock(
                 exclude_newer=exclude_newer,
                 cuda=cuda,
                 platform=platform,
+                link_scripts=link_scripts,
             ),
             tools=_tools(session, entry),
         )

@@ -12,7 +12,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,7 @@ class BaseSpec:
         keep: Path prefixes or names kept although `omit` would drop them.
         image: Reference of an image, with its digest, that the base is; None for a list of packages.
         dockerfile: Text of a Dockerfile that the base is built from; None for the others.
+        context: Digest of the files beside that Dockerfile, in hex; "" for the others.
     """
 
     name: str
@@ -87,6 +88,7 @@ class BaseSpec:
     glibc: str
     image: str | None = None
     dockerfile: str | None = None
+    context: str = ""
     packages: tuple[str, ...]
     without: tuple[str, ...]
     omit: tuple[str, ...]
@@ -321,7 +323,8 @@ def find_debian_python(packages: Iterable[DebianPackage], short: str | None = No
 def digest_base(spec: BaseSpec) -> str:
     """Digest what a base asks for, to tell when its lock is stale."""
     if spec.image or spec.dockerfile:
-        return hashlib.sha256(json.dumps([spec.image, spec.dockerfile, spec.python]).encode()).hexdigest()
+        given = [spec.image, spec.dockerfile, spec.python, *([spec.context] if spec.context else [])]
+        return hashlib.sha256(json.dumps(given).encode()).hexdigest()
     asked = [spec.suite, spec.component, spec.python, sorted(spec.packages), sorted(spec.without)]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
@@ -332,8 +335,7 @@ def find_base_folder(name: str, root: Path) -> Path:
     Raises:
         EnvironmentInvalid: There is none of that name.
     """
-    package = Path(__file__).resolve().parent.parent
-    shipped = (package / "dockerfiles", package.parent / "dockerfiles")
+    shipped = _shipped()
     places = [parent / "dockerfiles" for parent in (root, *root.parents)] + list(shipped)
     for place in places:
         if re.fullmatch(r"[A-Za-z0-9._-]+", name) and (place / name / "base.yml").is_file():
@@ -358,7 +360,41 @@ def load_base(folder: Path) -> BaseSpec:
             return None
         return inside.read_text(encoding="utf-8", errors="replace")
 
-    return parse_base(file.read_text(encoding="utf-8"), name=folder.name, source=str(file), read=read)
+    base = parse_base(file.read_text(encoding="utf-8"), name=folder.name, source=str(file), read=read)
+    return replace(base, context=_digest_context(folder)) if base.dockerfile else base
+
+
+def _digest_context(folder: Path) -> str:
+    """Digest what a Dockerfile may copy: paths, contents, links and executable bits of the files of its folder."""
+    parts = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if re.fullmatch(r"base\.yml|base(\.[a-z0-9-]+)?\.lock|\.base\.lock\..*", name) or (
+            path.is_dir() and not path.is_symlink()
+        ):
+            continue
+        if path.is_symlink():
+            parts.append([name, "link", str(path.readlink())])
+        elif path.is_file():
+            with path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            parts.append([name, "executable" if path.stat().st_mode & 0o111 else "file", digest])
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def digest_own_base(name: str, root: Path) -> str:
+    """Digest what a base of the project itself asks for; "" for a base that came with reprobox.
+
+    Raises:
+        EnvironmentInvalid: There is no such base, or it is broken.
+    """
+    folder = find_base_folder(name, root)
+    return "" if folder.parent in _shipped() else digest_base(load_base(folder))
+
+
+def _shipped() -> tuple[Path, ...]:
+    package = Path(__file__).resolve().parent.parent
+    return package / "dockerfiles", package.parent / "dockerfiles"
 
 
 def base_lock_name(platform: str) -> str:

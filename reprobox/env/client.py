@@ -22,6 +22,13 @@ from reprobox.errors import IndexUnreachable
 _APT_TEMPLATES = (Path("/usr/share/python-apt/templates/Debian.info"), Path("/usr/share/debootstrap/scripts/sid"))
 
 
+WHEELHOUSE = "wheels"
+"""Folder beside a lock with the wheels that were built for it."""
+
+LINKED = "linked"
+"""Folder beside a lock with what scripts of conda packages wrote at link time."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
     """How this machine reaches indexes and where it keeps what it fetched.
@@ -32,7 +39,7 @@ class Client:
         mirrors: The `[mirrors]` table of reprobox.toml.
         apt_templates: Files that may name Debian's own mirror.
         mirror: Folder that `reprobox mirror` made; asked before any network.
-        wheelhouse: Folder with wheels that were built for a lock.
+        beside: Folder of the lock, where what was made for it lies: `WHEELHOUSE` and `LINKED` below it.
         named_channels: URLs of conda channels that the environment file itself gives.
         pip_options: Options of pip that the environment file itself gives, such as further indexes.
     """
@@ -42,7 +49,7 @@ class Client:
     mirrors: Mapping[str, Any] = field(default_factory=dict)
     apt_templates: tuple[Path, ...] = _APT_TEMPLATES
     mirror: Path | None = None
-    wheelhouse: Path | None = None
+    beside: Path | None = None
     named_channels: tuple[str, ...] = ()
     pip_options: tuple[PipOption, ...] = ()
 

@@ -429,11 +429,5 @@ def _check_torch_pairs(content: CudaContent) -> list[Finding]:
     return findings
 
 
-def render_labels(content: CudaContent) -> dict[str, str]:
-    """Render the image's labels: versions of CUDA and cuDNN, newest first with commas; empty without any."""
-    labels = {"org.reprobox.cuda": content.cuda, "org.reprobox.cudnn": content.cudnn}
-    return {name: ",".join(part.version for part in parts) for name, parts in labels.items() if parts}
-
-
 def _order(version: str) -> tuple[tuple[int, ...], str]:
     return tuple(int(number) for number in re.findall(r"[0-9]{1,9}", version)), version

@@ -259,6 +259,20 @@ def _unknown_to_cuda(content: CudaContent, capability: Release) -> str | None:
     return None
 
 
+def render_pins(content: CudaContent) -> dict[str, str]:
+    """Render what a lock pins of CUDA for its image.
+
+    Returns:
+        "runtime" and "cudnn": versions, newest first with commas; "host": see `render_require_cuda`. Each only where
+        there is something to say.
+    """
+    pins = {
+        name: ",".join(p.version for p in parts)
+        for name, parts in (("runtime", content.cuda), ("cudnn", content.cudnn))
+    }
+    return {name: value for name, value in {**pins, "host": render_require_cuda(content) or ""}.items() if value}
+
+
 def render_require_cuda(content: CudaContent) -> str | None:
     """Render NVIDIA_REQUIRE_CUDA, by which NVIDIA's container runtime refuses a host before the start.
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NewType
+from typing import Any, Literal, NewType
 
 import yaml
 from packaging.utils import canonicalize_name
@@ -25,12 +25,8 @@ from reprobox.env.bases import (
     require_sha256,
     require_size,
 )
-from reprobox.env.channels import name_channel
 from reprobox.env.documents import parse_yaml
-from reprobox.errors import EnvironmentInvalid, LockStale
-
-if TYPE_CHECKING:
-    from reprobox.env.spec import EnvironmentSpec
+from reprobox.errors import EnvironmentInvalid
 
 LockDigest = NewType("LockDigest", str)
 """`sha256:` and 64 hex digits, over what a lock pins."""
@@ -95,6 +91,33 @@ class CondaPackage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LinkedFiles:
+    """What scripts of conda packages wrote at link time: one layer, made once and pinned like a package.
+
+    Attributes:
+        sha256: Digest of the layer's bytes, in hex; that of its file beside the lock, too.
+        size_bytes: Size of the layer.
+        files: Files and links in it.
+        scripts: Paths of the scripts, in the order in which they ran.
+    """
+
+    sha256: str
+    size_bytes: int
+    files: int
+    scripts: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """A few words for messages and listings."""
+        return "link scripts"
+
+    @property
+    def file(self) -> str:
+        """Name of its file, beside a lock or in a mirror."""
+        return f"{self.sha256}.tar"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Requested:
     """What a lock was made from: a note, to tell when it is stale. It names no host.
 
@@ -106,10 +129,16 @@ class Requested:
         wheels: Requirements of the index, sorted.
         others: References and options of pip, sorted; addresses in them are digested.
         project: Folders of the project whose code is on the path of every run (`-e .`), relative to the project.
+        base_sha256: Digest of what a base of the project itself asks for; "" for a base that came with reprobox.
+        python: Where reprobox.toml says that the interpreter comes from: "base", "conda", or "auto" where it does not.
+        link_scripts: Whether scripts of conda packages may run at link time.
     """
 
     sha256: str
     base: str
+    base_sha256: str = ""
+    python: str = "auto"
+    link_scripts: bool = False
     channels: tuple[str, ...] = ()
     conda: tuple[str, ...] = ()
     wheels: tuple[str, ...] = ()
@@ -132,7 +161,10 @@ class Lock:
         debian: Debian packages, by name; none where the base is flattened.
         flattened: The base, where it was given as an image or a Dockerfile.
         conda: Conda packages, by name.
+        linked: What scripts of conda packages wrote, where they were allowed to.
         wheels: Wheels, by name.
+        cuda: What of CUDA the image is labelled with: "runtime", "cudnn" and "host" (what it asks of a driver), as far
+            as there are any. Pinned, so that an image never follows from what a later reprobox knows of CUDA.
         variables: Environment variables of the image, sorted.
         requested: Note: what it was made from.
         tools: Note: versions of the tools that resolved it.
@@ -152,6 +184,8 @@ class Lock:
     python_from: Literal["base", "conda"] = "base"
     flattened: FlattenedBase | None = None
     conda: tuple[CondaPackage, ...] = ()
+    linked: LinkedFiles | None = None
+    cuda: tuple[tuple[str, str], ...] = ()
 
     @property
     def digest(self) -> LockDigest:
@@ -177,6 +211,8 @@ def _pins(lock: Lock) -> dict[str, Any]:
             **({"flattened": render_flattened(lock.flattened)} if lock.flattened else {}),
         },
         **(conda if lock.conda else {}),
+        **({"link_scripts": _linked_row(lock.linked)} if lock.linked else {}),
+        **({"cuda": dict(lock.cuda)} if lock.cuda else {}),
         "wheels": [_wheel_row(wheel) for wheel in sorted(lock.wheels, key=lambda wheel: wheel.name)],
         "variables": dict(lock.variables),
     }
@@ -198,6 +234,12 @@ def _conda_row(package: CondaPackage) -> dict[str, Any]:
     return row if package.md5 is None else {**row, "md5": package.md5}
 
 
+def _linked_row(linked: LinkedFiles) -> dict[str, Any]:
+    return {
+        "sha256": linked.sha256, "size": linked.size_bytes, "files": linked.files, "scripts": list(linked.scripts),
+    }  # fmt: skip
+
+
 def digest_pins(pins: dict[str, Any]) -> LockDigest:
     """Digest what a lock pins: sha256 over its JSON with sorted keys and no spaces."""
     text = json.dumps(pins, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -212,6 +254,9 @@ def render_lock(lock: Lock) -> str:
         "requested": {
             "sha256": lock.requested.sha256,
             "base": lock.requested.base,
+            **({"base_sha256": lock.requested.base_sha256} if lock.requested.base_sha256 else {}),
+            **({"python": lock.requested.python} if lock.requested.python != "auto" else {}),
+            **({"link_scripts": True} if lock.requested.link_scripts else {}),
             "channels": list(lock.requested.channels),
             "conda": list(lock.requested.conda),
             "wheels": list(lock.requested.wheels),
@@ -299,10 +344,15 @@ def _read(document: dict[str, Any], source: str) -> Lock:
         ),
         conda=tuple(conda[name] for name in sorted(conda)),
         wheels=tuple(wheels[name] for name in sorted(wheels)),
+        linked=_linked(document["link_scripts"], source) if "link_scripts" in document else None,
+        cuda=_cuda(document.get("cuda", {}), source),
         variables=tuple(sorted((str(k), str(v)) for k, v in document["variables"].items())),
         requested=Requested(
             sha256=str(requested["sha256"]),
             base=str(requested["base"]),
+            base_sha256=str(requested.get("base_sha256", "")),
+            python=str(requested.get("python", "auto")),
+            link_scripts=requested.get("link_scripts") is True,
             channels=tuple(map(str, requested.get("channels", ()))),
             conda=tuple(map(str, requested.get("conda", ()))),
             wheels=tuple(map(str, requested["wheels"])),
@@ -361,81 +411,17 @@ def _conda(row: dict[str, Any], source: str) -> CondaPackage:
     )
 
 
-def render_requested(spec: EnvironmentSpec, *, base: str) -> Requested:
-    """Render what a specification asks for, as a lock notes it."""
-    return Requested(
-        sha256=spec.sha256,
-        base=base,
-        channels=tuple(name_channel(channel) for channel in spec.channels),
-        conda=tuple(sorted(text for text, _ in _conda_texts(spec))),
-        wheels=tuple(sorted(text for text, _ in _wheel_texts(spec))),
-        others=tuple(sorted(text for text, _ in _others(spec))),
+def _linked(row: dict[str, Any], source: str) -> LinkedFiles:
+    return LinkedFiles(
+        sha256=require_sha256(row["sha256"], source=source, name="link_scripts"),
+        size_bytes=require_size(row["size"], source=source, name="link_scripts"),
+        files=require_size(row["files"], source=source, name="link_scripts"),
+        scripts=tuple(map(str, row["scripts"])),
     )
 
 
-def _conda_texts(spec: EnvironmentSpec) -> list[tuple[str, int]]:
-    """What conda is asked for, each with its line; a channel that is given by its URL is named without its host."""
-    return [(f"{name_channel(r.channel)}::{r.text}" if r.channel else r.text, r.line) for r in spec.conda]
-
-
-def _wheel_texts(spec: EnvironmentSpec) -> list[tuple[str, int]]:
-    """What the index is asked for, under normalised names, each with its line."""
-    rows = [(re.sub(r"^[A-Za-z0-9._-]+", wheel.name, wheel.text), wheel) for wheel in spec.wheels]
-    return [("".join([text, *(f" sha256:{digest}" for digest in sorted(w.sha256s))]), w.line) for text, w in rows]
-
-
-def _others(spec: EnvironmentSpec) -> list[tuple[str, int]]:
-    """References and options, each in one line without a host, with their lines in the file."""
-    rows: list[tuple[list[str | None], int]] = []
-    for r in spec.references:
-        name = f"{r.name or ''}[{','.join(r.extras)}]" if r.extras else r.name
-        words = ["editable" if r.editable else None, r.kind, name, _hide(r.address), r.revision]
-        rows.append(([*words, r.subdirectory, r.sha256 and f"sha256:{r.sha256}"], r.line))
-    rows += [([option.kind, _hide(option.value)], option.line) for option in spec.options]
-    return [(" ".join(filter(None, words)), line) for words, line in rows]
-
-
-def _hide(address: str) -> str:
-    """Give a path of the project as it is, and an address as a digest: a lock names no host and no machine's folder."""
-    own = "://" not in address and not re.match(r"[/~]|[^/\s]*@[^/\s]*:", address)
-    return address if own else hashlib.sha256(address.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def require_fresh(lock: Lock, spec: EnvironmentSpec, *, base: str, source: str, command: str) -> None:
-    """Require that a lock was made from what the environment file holds now.
-
-    Args:
-        lock: The lock.
-        spec: The environment file, parsed.
-        base: Name of the base that the project asks for.
-        source: The lock's name, for messages.
-        command: The command that would lock again.
-
-    Raises:
-        LockStale: Something differs; names every line that does.
-    """
-    now = render_requested(spec, base=base)
-    then = lock.requested
-    # A bare python is in every environment, and where conda takes no part a bare pip asks for nothing.
-    nothing = {"python"} if lock.python_from == "conda" else {"python", "pip"}
-    asked, locked = (set(part.conda) - nothing for part in (now, then))
-    lines = {text: line for text, line in _conda_texts(spec) if text in asked}
-    findings = [f"{spec.source}:{lines[text]}: {text} is not in the lock" for text in sorted(asked - locked)]
-    gone = sorted(locked - asked)
-    for rows, part in ((_wheel_texts(spec), then.wheels), (_others(spec), then.others)):
-        findings += [
-            f"{spec.source}:{line}: {text} is not in the lock" for text, line in sorted(rows) if text not in part
-        ]
-        gone += [text for text in part if text not in dict(rows)]
-    findings += [f"{source}: {text} is no longer in {spec.source}" for text in gone]
-    if lock.python_from == "conda" and now.channels != then.channels:
-        findings.append(
-            f"{spec.source}: channels are {', '.join(now.channels) or '(none)'}, "
-            f"the lock was made with {', '.join(then.channels) or '(none)'}"
-        )
-    if now.base != then.base:
-        findings.append(f"reprobox.toml: base {now.base} is asked for, the lock was made for {then.base}")
-    if tuple(sorted(spec.variables)) != lock.variables:
-        findings.append(f"{spec.source}: `variables:` differ from those in the lock")
-    if findings:
-        raise LockStale(f"{source} does not match {spec.source}:\n  " + "\n  ".join(findings), hint=command)
+def _cuda(rows: dict[str, Any], source: str) -> tuple[tuple[str, str], ...]:
+    for key, value in rows.items():
+        if key not in ("runtime", "cudnn", "host") or not re.fullmatch(r"[A-Za-z0-9.,<>=+_-]{1,100}", str(value)):
+            raise EnvironmentInvalid(f"{source}: cuda holds {key!r}: {value!r}, which is nothing known", hint=_RELOCK)
+    return tuple(sorted((str(key), str(value)) for key, value in rows.items()))

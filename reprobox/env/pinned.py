@@ -6,6 +6,7 @@ addresses lose their credentials, what has no checksum is refused, and a package
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -174,6 +175,14 @@ def parse_pinned(
                 f"{source}: no lockfile that is known here",
                 hint="give a conda-lock.yml, a pixi.lock, an @EXPLICIT list or a requirements.txt with hashes",
             )
+
+
+def digest_pinned(pinned: PinnedEnvironment) -> str:
+    """Digest a lockfile's text, and where it includes others theirs too, in hex."""
+    if not pinned.included:
+        return pinned.sha256
+    parts = [pinned.sha256, *(f"{name}:{sha256}" for name, sha256 in sorted(pinned.included))]
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def merge_conda(rows: Iterable[PinnedConda], *, source: str) -> tuple[PinnedConda, ...]:

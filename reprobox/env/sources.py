@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
+from urllib.parse import unquote
 
 from packaging.requirements import InvalidRequirement, Requirement
 
@@ -48,6 +50,30 @@ class SourceOrder:
     def shown(self) -> str:
         """A few words for messages."""
         return self.name or self.address.rstrip("/").rsplit("/", 1)[-1]
+
+    def note_git(self, commit: str) -> str:
+        """Note what a wheel was built from, for a lock: of an address its digest alone."""
+        return f"git {hashlib.sha256(self.address.encode()).hexdigest()[:16]} {commit}"
+
+    def matches(self, note: str) -> bool:
+        """Whether a wheel with this note was built from the same place, at some time."""
+        if self.kind == "git":
+            return note.startswith(self.note_git(""))
+        return note.split(" ")[0] == _file_of(self.address)
+
+    def is_exactly(self, note: str) -> bool:
+        """Whether a wheel with this note was built from the same bytes: a whole commit, or a file with its digest."""
+        if self.subdirectory is not None:
+            return False
+        if self.kind == "git":
+            return bool(re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", self.revision or "")) and (
+                note == self.note_git(self.revision or "")
+            )
+        return self.sha256 is not None and note == f"{_file_of(self.address)} sha256:{self.sha256}"
+
+
+def _file_of(address: str) -> str:
+    return unquote(address.partition("?")[0].partition("#")[0].rsplit("/", 1)[-1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

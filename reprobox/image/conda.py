@@ -37,7 +37,7 @@ class Linked:
     Attributes:
         variables: Environment variables that packages set by env_vars.d, in order.
         activation: Path → text of scripts that a shell would source at activation.
-        link_scripts: Paths of scripts that conda would run at link time.
+        link_scripts: Paths of scripts that conda would run when it links or unlinks.
     """
 
     variables: dict[str, str] = field(default_factory=dict)

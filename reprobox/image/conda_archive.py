@@ -1,14 +1,16 @@
 """Read a conda package: its paths, what is to be done with each, and their bytes, checked for what could do harm.
 
-`conda_package_streaming` reads the archives; the rules of `info/` are conda's own (paths.json, and for packages from
-before it `files`, `has_prefix` and `no_link`).
+The rules of `info/` are conda's own (paths.json, and for packages from before it `files`, `has_prefix` and `no_link`).
+Nothing is read faster than it is accounted for: what lies between two members of an archive (their headers) is capped
+like the members themselves, because a tar reader takes a header into memory whole.
 
-Source: conda's documentation of the package specification; CEP 34 (contents of a package).
+Source: conda's documentation of the package specification; CEP 34 (contents of a package), CEP 35 (the .conda format).
 """
 
 from __future__ import annotations
 
 import bz2
+import io
 import json
 import lzma
 import posixpath
@@ -21,18 +23,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Literal, cast
+from typing import IO, Any, BinaryIO, Literal, cast
 
 from reprobox.env.lockfile import CondaPackage
 from reprobox.errors import BuildError
 from reprobox.image.layers import RATIO_LIMIT, check_path, limit_unpacked
 
 if sys.version_info >= (3, 14):
-    from compression.zstd import ZstdError
+    from compression.zstd import ZstdError, ZstdFile
 else:
-    from backports.zstd import ZstdError
+    from backports.zstd import ZstdError, ZstdFile
 
 _INFO_LIMIT = 256 << 20
+_HEADERS_LIMIT = 8 << 20
+"""Bytes between two members of an archive; a path of a few thousand characters needs a few thousand."""
+
+_READ_AHEAD = 1 << 18
 _OLD_PLACEHOLDER = "/opt/anaconda1anaconda2anaconda3"
 
 BROKEN = (
@@ -104,10 +110,12 @@ class CondaArchive:
         with self._members("info") as members:
             for tar, member in members:
                 name = member.name.removeprefix("./")
-                if name.startswith("info/") and name[5:] in wanted and member.isreg():
-                    total += member.size
-                    if total > _INFO_LIMIT:
-                        raise self.broken("its own description is larger than any real one")
+                if not name.startswith("info/"):
+                    continue
+                total += member.size
+                if total > _INFO_LIMIT:
+                    raise self.broken("its own description is larger than any real one")
+                if name[5:] in wanted and member.isreg():
                     stream = tar.extractfile(member)
                     texts[name[5:]] = stream.read() if stream else b""
         try:
@@ -179,20 +187,21 @@ class CondaArchive:
         )
 
     @contextmanager
-    def _members(self, component: str) -> Iterator[Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]]:
-        from conda_package_streaming.package_streaming import stream_conda_component, tar_generator
-
-        if self._package.file.endswith(".conda"):
-            with self._file.open("rb") as stream:
-                generator = stream_conda_component(self._package.file, stream, component)
-                try:
-                    yield generator
-                finally:
-                    generator.close()
+    def _members(
+        self, component: Literal["info", "pkg"]
+    ) -> Iterator[Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]]:
+        if not self._package.file.endswith(".conda"):
+            # One stream holds everything, and is slow to unpack: it is done once.
+            with self._unpacked().open("rb") as stream:
+                yield _stream_members(stream)
             return
-        # One stream holds everything, and is slow to unpack: it is done once.
-        with self._unpacked().open("rb") as stream:
-            yield tar_generator(stream)
+        with zipfile.ZipFile(self._file) as archive:
+            stem = f"{component}-{self._package.file.removesuffix('.conda')}."
+            found = [info for info in archive.infolist() if info.filename.startswith(stem)]
+            if len(found) != 1:
+                raise self.broken(f"it holds {len(found)} archives {stem}tar.zst, not one")
+            with archive.open(found[0]) as packed, ZstdFile(packed) as stream:
+                yield _stream_members(cast("IO[bytes]", stream))
 
     def _unpacked(self) -> Path:
         if self._plain is None:
@@ -211,6 +220,40 @@ class CondaArchive:
         if self._plain is not None:
             self._plain.unlink(missing_ok=True)
             self._plain = None
+
+
+class _Metered(io.RawIOBase):
+    """A stream that gives up once it was read further than it may."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.left = 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes.
+
+        Raises:
+            ValueError: More than `left` bytes were read since that was last set.
+        """
+        data = self._stream.read(size)
+        self.left -= len(data)
+        if self.left < 0:
+            raise ValueError("its headers are larger than any real ones")
+        return data
+
+
+def _stream_members(stream: IO[bytes]) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """Stream the members of a tar, each with what it is read from; only the current one can be read."""
+    metered = _Metered(stream)
+    metered.left = _HEADERS_LIMIT
+    with tarfile.open(fileobj=metered, mode="r|", encoding="utf-8", bufsize=_READ_AHEAD) as tar:
+        for member in tar:
+            metered.left = _HEADERS_LIMIT + max(0, member.size)
+            yield tar, member
 
 
 def _read_paths(text: bytes) -> Iterator[PackagePath]:

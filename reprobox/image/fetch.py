@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reprobox.env.bases import DebianPackage, FlattenedBase
 from reprobox.env.channels import ChannelPlaces, hide_credentials
-from reprobox.env.client import Client, find_debian_mirrors, load_channel_places
-from reprobox.env.lockfile import CondaPackage, Lock, Wheel
+from reprobox.env.client import LINKED, WHEELHOUSE, Client, find_debian_mirrors, load_channel_places
+from reprobox.env.lockfile import CondaPackage, LinkedFiles, Lock, Wheel
 from reprobox.env.solve_wheels import locate_wheels
 from reprobox.errors import ArtefactAltered, IndexUnreachable
 from reprobox.image.cache import Cache
@@ -67,6 +67,8 @@ def place_in_mirror(package: Package) -> PurePosixPath:
             return PurePosixPath("debian", package.file)
         case CondaPackage():
             return PurePosixPath("conda", package.channel, package.subdir, package.file)
+        case LinkedFiles():
+            return PurePosixPath("linked", package.file)
         case Wheel():
             return PurePosixPath("pypi", package.file)
 
@@ -136,14 +138,9 @@ class Fetcher:
         if found:
             self._advance(package.size_bytes)
             return found
-        if isinstance(package, Wheel) and self._client.wheelhouse is not None:
-            kept = self._client.wheelhouse / package.file
+        for kept in self._places_here(package):
             if kept.is_file():
                 return self._fetch([kept.absolute().as_uri()], name=kept.name, sha256=package.sha256)
-        if self._client.mirror is not None:
-            local = self._client.mirror / place_in_mirror(package)
-            if local.is_file():
-                return self._fetch([local.absolute().as_uri()], name=local.name, sha256=package.sha256)
         match package:
             case FlattenedBase():
                 raise IndexUnreachable(
@@ -151,12 +148,28 @@ class Fetcher:
                     hint="make it again with `reprobox lock --upgrade-base`, or build from a folder that "
                     "`reprobox mirror` made where it is",
                 )
+            case LinkedFiles():
+                raise IndexUnreachable(
+                    f"what link scripts wrote ({package.file}) lies neither beside the lock nor in a mirror",
+                    hint="commit the folder `linked` that lies beside the lock, or lock again: "
+                    "reprobox lock --allow-link-scripts",
+                )
             case DebianPackage():
                 return self._fetch_debian(package)
             case CondaPackage():
                 return self._fetch_conda(package)
             case Wheel():
                 return self._fetch_wheel(package)
+
+    def _places_here(self, package: Package) -> Iterator[Path]:
+        """List where a package may lie on this machine, beside the cache."""
+        beside = self._client.beside
+        if beside is not None and isinstance(package, Wheel):
+            yield beside / WHEELHOUSE / package.file
+        if beside is not None and isinstance(package, LinkedFiles):
+            yield beside / LINKED / package.file
+        if self._client.mirror is not None:
+            yield self._client.mirror / place_in_mirror(package)
 
     def _fetch_conda(self, package: CondaPackage) -> Path:
         with self._mutex:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tarfile
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 from reprobox.errors import BuildError
@@ -116,36 +116,3 @@ def _choose_owners(entries: dict[str, _Entry]) -> dict[str, str]:
         present = sorted(path for path in group if path in entries and entries[path].content is None)
         owners |= dict.fromkeys(present, present[0]) if present else {}
     return owners
-
-
-def extract_layer(source: Path, folder: Path) -> None:
-    """Unpack a layer's files and links into an empty folder, so that its interpreter and libraries can be used here.
-
-    Links are made last and never followed.
-    """
-    links: list[tuple[Path, str]] = []
-    with tarfile.open(source) as archive:
-        members = list(archive)
-        folders = {member.name.rstrip("/") for member in members if member.isdir()}
-        others = {member.name.rstrip("/") for member in members} - folders
-        for member in members:
-            path = check_path(member.name, package="the base")
-            if any(parent.as_posix() in others for parent in PurePosixPath(path).parents):
-                raise BuildError(f"the base holds {path} below what is no folder", hint="make the base anew")
-            place = folder / path
-            if member.isdir():
-                place.mkdir(parents=True, exist_ok=True)
-            elif member.issym():
-                links.append((place, member.linkname))
-            elif member.isreg() or member.islnk():
-                stream = archive.extractfile(member)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                with place.open("wb") as target:
-                    while stream is not None and (chunk := stream.read(1 << 20)):
-                        target.write(chunk)
-                if member.mode & 0o111:
-                    place.chmod(0o755)
-    for place, target_name in links:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if not place.exists() and not place.is_symlink():
-            place.symlink_to(target_name)

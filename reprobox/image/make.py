@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from reprobox.env.bases import FlattenedBase
-from reprobox.env.lockfile import Lock
+from reprobox.env.lockfile import LinkedFiles, Lock
 from reprobox.image.cache import Cache, CachedLayer
 from reprobox.image.conda import Linked, unpack_python, write_conda, write_conda_skeleton
 from reprobox.image.debian import Entry, extract_tree, load_tree, write_tree
-from reprobox.image.flatten import extract_layer
 from reprobox.image.interpreter import Interpreter, render_library_cache
 from reprobox.image.layers import DiffId, LayerDigest, LayerWriter
 from reprobox.image.places import PREFIX, site_packages
 from reprobox.image.plan import LayerKey, LayerPlan, Package, base_key, base_python
+from reprobox.image.unpack import unpack_layers
 
 
 def list_packages(lock: Lock, missing: Sequence[LayerPlan], cache: Cache) -> list[Package]:
@@ -92,8 +92,8 @@ class LayerMaker:
         linked = Linked()
         for package in plan.packages:
             self.packages[package.sha256].result()
-        if plan.flattened is not None:
-            return self._keep_flattened(plan, plan.flattened)
+        if plan.ready is not None:
+            return self._keep_ready(plan, plan.ready)
         with self.cache.aside() as folder:
             part = folder / "layer.tar"
             with part.open("wb") as stream:
@@ -110,11 +110,12 @@ class LayerMaker:
                 digest = writer.finish()
             return self.cache.keep_layer(plan.key, digest, part, linked.to_extras())
 
-    def _keep_flattened(self, plan: LayerPlan, base: FlattenedBase) -> CachedLayer:
-        """Take a flattened base as the layer that it is."""
+    def _keep_ready(self, plan: LayerPlan, ready: FlattenedBase | LinkedFiles) -> CachedLayer:
+        """Take what is locked as a layer for the layer that it is."""
         with self.cache.aside() as folder:
-            shutil.copyfile(self.packages[base.sha256].result(), folder / "layer.tar")
-            digest = LayerDigest(diff_id=DiffId(f"sha256:{base.sha256}"), size_bytes=base.size_bytes, files=base.files)
+            shutil.copyfile(self.packages[ready.sha256].result(), folder / "layer.tar")
+            diff_id = DiffId(f"sha256:{ready.sha256}")
+            digest = LayerDigest(diff_id=diff_id, size_bytes=ready.size_bytes, files=ready.files)
             return self.cache.keep_layer(plan.key, digest, folder / "layer.tar")
 
     def _write_wheels(self, writer: LayerWriter, plan: LayerPlan) -> None:
@@ -145,7 +146,7 @@ class LayerMaker:
             tree = folder / "tree"
             tree.mkdir()
             if self.lock.flattened is not None:
-                extract_layer(self.packages[self.lock.flattened.sha256].result(), tree)
+                unpack_layers([self.packages[self.lock.flattened.sha256].result()], tree, check=self.check)
                 return self.cache.keep_tree(key, tree)
             extract_tree(load_tree(files, omit=self.lock.omit, keep=self.lock.keep), tree)
             render_library_cache(tree)

@@ -1,7 +1,7 @@
 """A folder with everything that a lock needs, from which lock → image works with no network at all.
 
 Its layout is that of the sources themselves, so that a web server can stand before it: conda/<channel>/<subdir>/<file>,
-pypi/<file>, debian/pool/…; SHA256SUMS lists all of it for `sha256sum -c`.
+pypi/<file>, debian/pool/…, base/ and linked/ for whole layers; SHA256SUMS lists all of it for `sha256sum -c`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ SUMS = "SHA256SUMS"
 
 def list_all(lock: Lock) -> tuple[Package, ...]:
     """List every package of a lock."""
-    return (*lock.debian, *((lock.flattened,) if lock.flattened else ()), *lock.conda, *lock.wheels)
+    ready = [package for package in (lock.flattened, lock.linked) if package is not None]
+    return (*lock.debian, *ready, *lock.conda, *lock.wheels)
 
 
 def write_mirror(

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NewType
 
-from reprobox.env.cuda import find_cuda_of, render_labels
-from reprobox.env.cuda_driver import render_require_cuda
 from reprobox.env.lockfile import Lock
 from reprobox.errors import ArtefactAltered, BuildError
 from reprobox.image.activation import capture_activation
@@ -85,7 +83,7 @@ def render_environment(lock: Lock, layers: Sequence[CachedLayer] = ()) -> tuple[
         Name → value, and a sentence for each activation script whose effect could not be captured.
     """
     # What NVIDIA's container runtime asks of a host's driver before it hands over a GPU.
-    required = render_require_cuda(find_cuda_of(lock))
+    required = dict(lock.cuda).get("host")
     variables = {
         "PATH": f"/{PREFIX}/bin:/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
@@ -109,10 +107,23 @@ def render_environment(lock: Lock, layers: Sequence[CachedLayer] = ()) -> tuple[
     return {**variables, **dict(lock.variables)}, tuple(problems)
 
 
+def render_cuda_labels(lock: Lock) -> dict[str, str]:
+    """Render the labels that say which CUDA and cuDNN an image brings; none where it brings none."""
+    names = {"runtime": "org.reprobox.cuda", "cudnn": "org.reprobox.cudnn"}
+    return {names[key]: value for key, value in lock.cuda if key in names}
+
+
 def list_omissions(lock: Lock, layers: Sequence[CachedLayer]) -> tuple[str, ...]:
     """List what conda would have done at installation and activation, and was not done; a sentence each."""
-    scripts = [path for layer in layers for path in layer.extras.link_scripts]
-    told = [f"{path} was not run: scripts at link time are off" for path in sorted(scripts)]
+    ran = lock.linked.scripts if lock.linked else ()
+    # At an installation conda runs these alone.
+    scripts = {path for layer in layers for path in layer.extras.link_scripts if path.endswith("-post-link.sh")}
+    told = []
+    if not lock.requested.link_scripts:
+        told = [
+            f"{path} was not run: scripts at link time are off; to run them once: reprobox lock --allow-link-scripts"
+            for path in sorted(scripts.difference(ran))
+        ]
     return (*told, *render_environment(lock, layers)[1])
 
 
@@ -133,7 +144,7 @@ def render_image(
         "org.reprobox.platform": lock.platform,
         "org.reprobox.python": lock.python,
     }
-    labels |= render_labels(find_cuda_of(lock))
+    labels |= render_cuda_labels(lock)
     if partial:
         labels["org.reprobox.partial"] = "true"
     diff_ids = tuple(layer.digest.diff_id for layer in layers)

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import Literal, NewType, Protocol, TypeVar
 
 from reprobox.env.bases import DebianPackage, FlattenedBase, find_debian_python
-from reprobox.env.lockfile import CondaPackage, Lock, Wheel
+from reprobox.env.lockfile import CondaPackage, LinkedFiles, Lock, Wheel
 
 LayerKey = NewType("LayerKey", str)
 """sha256, in hex, over everything that a layer is made from."""
 
-Package = DebianPackage | FlattenedBase | CondaPackage | Wheel
-Kind = Literal["base", "skeleton", "conda", "wheels"]
+Package = DebianPackage | FlattenedBase | CondaPackage | LinkedFiles | Wheel
+Kind = Literal["base", "skeleton", "conda", "linked", "wheels"]
 
 BIG_WHEEL_BYTES = 4_000_000
 MAX_ALONE = 60
@@ -39,13 +39,14 @@ class LayerPlan:
     """One layer to be.
 
     Attributes:
-        kind: "base" (Debian packages), "skeleton" (the environment's empty prefix), "conda" or "wheels".
+        kind: "base" (Debian packages), "skeleton" (the environment's empty prefix), "conda", "linked" (what scripts of
+            conda packages wrote at link time) or "wheels".
         key: What it is made from, digested.
         reason: Why these packages are together, for people.
         debian: Its Debian packages, by name.
         conda: Its conda packages, by name.
         wheels: Its wheels, by name.
-        flattened: The base that is this layer as it is.
+        ready: What is locked as a whole layer: a flattened base, or what link scripts wrote.
     """
 
     kind: Kind
@@ -54,12 +55,12 @@ class LayerPlan:
     debian: tuple[DebianPackage, ...] = ()
     conda: tuple[CondaPackage, ...] = ()
     wheels: tuple[Wheel, ...] = ()
-    flattened: FlattenedBase | None = None
+    ready: FlattenedBase | LinkedFiles | None = None
 
     @property
     def packages(self) -> tuple[Package, ...]:
         """All its packages, of whatever manager."""
-        return (*self.debian, *((self.flattened,) if self.flattened else ()), *self.conda, *self.wheels)
+        return (*self.debian, *((self.ready,) if self.ready else ()), *self.conda, *self.wheels)
 
     @property
     def title(self) -> str:
@@ -72,7 +73,7 @@ class LayerPlan:
     def compiles(self) -> bool:
         """Whether the locked interpreter is needed to make it."""
         return (
-            (self.kind == "base" and self.flattened is None)
+            (self.kind == "base" and self.ready is None)
             or self.kind == "wheels"
             or any(package.subdir == "noarch" for package in self.conda)
         )
@@ -105,17 +106,21 @@ def plan_layers(lock: Lock) -> tuple[LayerPlan, ...]:
             key=base_key(lock),
             reason="the system below the environment; changes with the base's lock alone",
             debian=debian,
-            flattened=lock.flattened,
+            ready=lock.flattened,
         ),
         LayerPlan(kind="skeleton", key=_skeleton_key(lock), reason="the environment's empty prefix"),
     ]
     native = [package for package in lock.conda if package.subdir != "noarch"]
     noarch = [package for package in lock.conda if package.subdir == "noarch"]
-    left = MAX_LAYERS - len(plans) - 3 * SMALL_GROUPS
+    left = MAX_LAYERS - len(plans) - (lock.linked is not None) - 3 * SMALL_GROUPS
     plans += [_conda_plan(lock, packages, reason) for packages, reason in _group(native, left)]
     left -= min(MAX_ALONE, _count_big(native))
     plans += [_conda_plan(lock, packages, reason) for packages, reason in _group(noarch, left)]
     left -= min(MAX_ALONE, left, _count_big(noarch))
+    if lock.linked is not None:
+        key = _digest({"kind": "linked", "sha256": lock.linked.sha256})
+        reason = "what link scripts of conda packages wrote, when they were run"
+        plans.append(LayerPlan(kind="linked", key=key, reason=reason, ready=lock.linked))
     plans += [_wheels_plan(lock, packages, reason) for packages, reason in _group(lock.wheels, left)]
     return tuple(plans)
 

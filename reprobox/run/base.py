@@ -28,7 +28,7 @@ from reprobox.env.client import Client
 from reprobox.env.lockfile import Lock
 from reprobox.env.project import Project
 from reprobox.errors import EnvironmentInvalid
-from reprobox.image.cache import Cache
+from reprobox.image.cache import Cache, CachedLayer
 from reprobox.image.flatten import flatten_tar
 
 Connect = Callable[[], Engine]
@@ -42,11 +42,13 @@ class Tools:
     Attributes:
         connect: Gives the engine.
         image: Gives the engine's id of a lock's image, making it where it is missing.
+        layers: Gives a lock's layers, lowest first, making those that are missing.
         say: Told what takes long.
     """
 
     connect: Connect
     image: Callable[[Lock], str]
+    layers: Callable[[Lock], tuple[CachedLayer, ...]]
     say: Callable[[str], None]
 
 

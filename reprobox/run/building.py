@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reprobox.env.client import Client
-from reprobox.env.lockfile import Lock, Wheel, render_requested
+from reprobox.env.client import WHEELHOUSE, Client
+from reprobox.env.freshness import Ground, list_others, render_requested
+from reprobox.env.lockfile import Lock, Wheel
 from reprobox.env.pip_lines import PipOption, WheelRequirement
 from reprobox.env.project import EnvironmentEntry
 from reprobox.env.sources import SourceOrder, plan_sources, without_references
@@ -17,7 +20,7 @@ from reprobox.errors import EnvironmentInvalid, NoSolution, NoWheel
 from reprobox.image.cache import Cache
 from reprobox.run.base import LockedBase, Tools
 from reprobox.run.resolve import LockOptions, resolve
-from reprobox.run.sources import WHEELHOUSE, Workshop, build_source
+from reprobox.run.sources import Workshop, build_source
 
 _ROUNDS = 40
 """Projects without a wheel that one environment may have."""
@@ -33,6 +36,7 @@ class Resolver:
         client: How indexes are reached.
         options: What the command line says.
         old: The lock that is there, or None.
+        ground: What the environment stands on.
     """
 
     entry: EnvironmentEntry
@@ -40,6 +44,7 @@ class Resolver:
     client: Client
     options: LockOptions
     old: Lock | None
+    ground: Ground
 
     @property
     def wheelhouse(self) -> Path:
@@ -51,10 +56,14 @@ class Resolver:
         options = [
             PipOption(kind="constraint", value=f"{wheel.name}=={wheel.version}", line=1) for wheel in built.values()
         ]
-        if built:
-            options.append(PipOption(kind="find-links", value=str(self.wheelhouse.absolute()), line=1))
-        client = replace(self.client, pip_options=(*self.client.pip_options, *options))
-        lock = resolve(spec, self.entry, self.base, client, self.options, self.old)
+        with tempfile.TemporaryDirectory(prefix="reprobox-built-") as folder:
+            # Only what was built for this lock is offered: the folder beside it may hold what older ones had.
+            for wheel in built.values():
+                shutil.copyfile(self.wheelhouse / wheel.file, Path(folder, wheel.file))
+            if built:
+                options.append(PipOption(kind="find-links", value=folder, line=1))
+            client = replace(self.client, pip_options=(*self.client.pip_options, *options))
+            lock = resolve(spec, self.entry, self.base, client, self.options, self.old, self.ground)
         before = {wheel.sha256: wheel for wheel in self.old.wheels if wheel.built_from} if self.old else {}
         return replace(lock, wheels=tuple(built.get(w.name) or before.get(w.sha256) or w for w in lock.wheels))
 
@@ -88,7 +97,7 @@ def resolve_building(spec: EnvironmentSpec, resolver: Resolver, *, tools: Tools,
             building.add_lacking(error)
     else:
         raise NoSolution(f"{spec.source}: over {_ROUNDS} of its projects have no wheel", hint="name newer versions")
-    requested = replace(render_requested(spec, base=resolver.entry.base), project=project)
+    requested = replace(render_requested(spec, ground=resolver.ground), project=project)
     return replace(lock, requested=requested)
 
 
@@ -160,17 +169,22 @@ class _Building:
     def _find_kept(self, order: SourceOrder) -> Wheel | None:
         """Find what was built for the old lock, where the same is asked for and nobody wants it to move."""
         old = self._resolver.old
-        if old is None or order.name is None or order.name in self._resolver.options.upgrade:
+        if old is None or order.name in self._resolver.options.upgrade:
             return None
-        asked = render_requested(self._spec, base="").others
+        unchanged = list_others(self._spec) == old.requested.others
+        found = []
         for wheel in old.wheels:
-            if wheel.name != order.name or wheel.built_from is None:
+            if wheel.built_from is None or order.name not in (None, wheel.name):
                 continue
-            same = order.revision in (None, wheel.version) if order.kind == "index" else asked == old.requested.others
+            if order.kind == "index":
+                same = order.revision in (None, wheel.version)
+            else:
+                same = (unchanged and order.matches(wheel.built_from)) or order.is_exactly(wheel.built_from)
             file = self._resolver.wheelhouse / wheel.file
             if same and file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == wheel.sha256:
-                return wheel
-        return None
+                found.append(wheel)
+        # Two projects of one repository, neither of them named: which is which cannot be told.
+        return found[0] if len(found) == 1 else None
 
     def _environment(self) -> Lock:
         """The environment to build in: all of it that has wheels, or else what conda brings."""

@@ -13,10 +13,10 @@ from typing import Any, BinaryIO
 
 from reprobox import __version__
 from reprobox.engines.base import RUN_LABEL, STATE_LABEL, Container, ContainerRequest, EngineInfo, Mount
-from reprobox.env.cuda import find_cuda_of, render_labels
 from reprobox.env.lockfile import Lock, render_lock
 from reprobox.errors import EngineError, RecordError, ReproboxError
 from reprobox.image.debian import USER_ID
+from reprobox.image.oci import render_cuda_labels
 from reprobox.records.digests import digest_bytes
 from reprobox.records.record import Draft, Record, RecordedFile, RunId, Status
 from reprobox.records.store import RunStore, make_run_id
@@ -285,7 +285,7 @@ def _draft(
             "platform": prepared.lock.platform,
             "packages": {wheel.name: wheel.version for wheel in prepared.lock.wheels},
             "conda": {package.name: f"{package.version} {package.build}" for package in prepared.lock.conda},
-            "cuda": render_labels(find_cuda_of(prepared.lock)),
+            "cuda": render_cuda_labels(prepared.lock),
         },
         code=code,
         git=load_git(root, world.client.environ),

@@ -8,22 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reprobox.env.bases import DEFAULT_PLATFORM
+from reprobox.env.bases import DEFAULT_PLATFORM, digest_own_base
 from reprobox.env.client import Client, load_channel_places
 from reprobox.env.documents import decode_text
-from reprobox.env.lockfile import (
-    Lock,
-    parse_lock,
-    render_lock,
-    require_fresh,
-)
-from reprobox.env.pinned import find_pinned_kind
+from reprobox.env.freshness import Ground, require_fresh
+from reprobox.env.lockfile import Lock, parse_lock, render_lock
+from reprobox.env.pinned import digest_pinned, find_pinned_kind, parse_pinned
 from reprobox.env.project import EnvironmentEntry, Project, lock_name
 from reprobox.errors import EnvironmentInvalid, IndexUnreachable, LockStale
 from reprobox.run.base import Tools, load_locked_base
 from reprobox.run.building import Resolver, resolve_building
+from reprobox.run.link_scripts import run_link_scripts
 from reprobox.run.resolve import LockOptions, client_for, client_of_pinned, resolve_pinned
-from reprobox.run.sources import WHEELHOUSE
 
 if TYPE_CHECKING:
     from reprobox.env.spec import EnvironmentSpec
@@ -32,6 +28,15 @@ if TYPE_CHECKING:
 def lock_command(entry: EnvironmentEntry) -> str:
     """The command that locks an environment again."""
     return f"reprobox lock {entry.argument}".rstrip()
+
+
+def load_ground(entry: EnvironmentEntry, project: Project) -> Ground:
+    """Load what an environment stands on, beside its own file.
+
+    Raises:
+        EnvironmentInvalid: Its base is none, or broken.
+    """
+    return Ground(base=entry.base, base_sha256=digest_own_base(entry.base, project.root), python=entry.python)
 
 
 def load_spec(
@@ -106,16 +111,28 @@ def load_fresh_lock(entry: EnvironmentEntry, project: Project) -> Lock | None:
         raise EnvironmentInvalid(f"{entry.lock}: cannot be read: {error}", hint=lock_command(entry)) from None
     source = _shown(entry.lock, project)
     lock = parse_lock(text, source=source)
-    if lock.requested.base == entry.base and lock.requested.sha256 == _text_digest(entry.environment):
+    if not entry.environment.is_file():
+        # Whoever has the lock alone takes it as it is.
+        return lock
+    ground = load_ground(entry, project)
+    changes = ground.list_changes(lock.requested)
+    if not changes and lock.requested.sha256 == _text_digest(entry.environment):
         return lock
     spec = load_spec(entry, project, lock.platform)
-    if spec is None and entry.environment.is_file():
-        raise LockStale(
-            f"{source} was made from another {entry.environment.name} than is there now", hint=lock_command(entry)
-        )
     if spec is not None:
-        require_fresh(lock, spec, base=entry.base, source=source, command=lock_command(entry))
+        require_fresh(lock, spec, ground=ground, source=source, command=lock_command(entry))
+        return lock
+    if lock.requested.sha256 != _load_pinned_digest(entry, lock.platform):
+        changes.append(f"it was made from another {entry.environment.name} than is there now")
+    if changes:
+        raise LockStale(f"{source} is out of date:\n  " + "\n  ".join(changes), hint=lock_command(entry))
     return lock
+
+
+def _load_pinned_digest(entry: EnvironmentEntry, platform: str) -> str:
+    """Digest the lockfile of another tool, with the files that it includes."""
+    text, source = _read_source(entry, None)
+    return digest_pinned(parse_pinned(text or "", source=source, platform=platform, include=_include(entry)))
 
 
 def make_lock(
@@ -150,15 +167,30 @@ def make_lock(
     base = load_locked_base(
         entry.base, project, client, connect=tools.connect, platform=options.platform, anew=options.upgrade_base
     )
+    old = _load_old_lock(entry)
+    ground = load_ground(entry, project)
     if find_pinned_kind(source, text):
-        lock = resolve_pinned(text, source, entry, base, client, options, _include(entry), tools.say)
+        lock = resolve_pinned(text, source, base, client, options, ground, _include(entry), tools.say)
     else:
         spec = _parse(text, source, entry, options.platform)
         for note in spec.notes:
             tools.say(f"note: {source}:{note.line}: {note.message}")
-        old = None if options.upgrade_all else _load_old_lock(entry)
-        resolver = Resolver(entry=entry, base=base, client=client_for(spec, client), options=options, old=old)
+        resolver = Resolver(
+            entry=entry,
+            base=base,
+            client=client_for(spec, client, folder=entry.environment.parent),
+            options=options,
+            old=None if options.upgrade_all else old,
+            ground=ground,
+        )
         lock = resolve_building(spec, resolver, tools=tools, root=project.root)
+    allowed = options.link_scripts
+    if allowed is None:
+        allowed = old is not None and old.requested.link_scripts
+    if allowed:
+        lock = replace(lock, requested=replace(lock.requested, link_scripts=True))
+        addresses = find_addresses(entry, client)
+        lock = replace(lock, linked=run_link_scripts(lock, entry, addresses, tools=tools, old=old))
     rendered = render_lock(lock)
     # What is written is read back first: a lock that no build would take is no lock.
     parse_lock(rendered, source=_shown(entry.lock, project))
@@ -180,16 +212,14 @@ def _load_old_lock(entry: EnvironmentEntry) -> Lock | None:
 
 def find_addresses(entry: EnvironmentEntry, client: Client) -> Client:
     """Find the addresses that the environment file itself names, where there is one that can be read."""
-    client = replace(client, wheelhouse=entry.lock.parent / WHEELHOUSE)
+    client = replace(client, beside=entry.lock.parent)
     try:
         text, source = _read_source(entry, None)
         if text is None:
             return client
         if find_pinned_kind(source, text):
-            from reprobox.env.pinned import parse_pinned
-
             return client_of_pinned(parse_pinned(text, source=source, include=_include(entry)), client)
-        return client_for(_parse(text, source, entry), client)
+        return client_for(_parse(text, source, entry), client, folder=entry.environment.parent)
     except EnvironmentInvalid:
         return client
 

@@ -13,8 +13,8 @@ from reprobox.env.client import Client
 from reprobox.env.lockfile import Lock
 from reprobox.env.project import EnvironmentEntry
 from reprobox.errors import ArtefactAltered, EngineRefused
-from reprobox.image.build import Progress, start_build
-from reprobox.image.cache import Cache
+from reprobox.image.build import Build, Progress, start_build
+from reprobox.image.cache import Cache, CachedLayer
 from reprobox.image.layers import DiffId
 from reprobox.image.oci import Image, list_omissions, render_archive, render_image
 from reprobox.run.base import Connect, Tools
@@ -40,19 +40,20 @@ class Prepared:
     notes: tuple[str, ...] = ()
 
 
-def find_built(lock: Lock, cache: Cache) -> Image | None:
-    """Find what a lock was built to before."""
+def find_built(lock: Lock, cache: Cache) -> tuple[Image, tuple[str, ...]] | None:
+    """Find what a lock was built to before, and what was said of it then."""
     note = cache.find_image(lock.digest)
     if note is None:
         return None
     try:
-        return Image(
+        image = Image(
             lock_digest=lock.digest,
             config=base64.b64decode(note["config"]),
             manifest=base64.b64decode(note["manifest"]),
             diff_ids=tuple(DiffId(diff_id) for diff_id in note["diff_ids"]),
             sizes_bytes=tuple(note["sizes_bytes"]),
         )
+        return image, tuple(map(str, note.get("notes", ())))
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -65,17 +66,23 @@ def build_layers(
     Returns:
         What was prepared (`reused` where all layers were cached), and where its layers lie.
     """
+    build, layers = _make_layers(entry, lock, client=client, cache=cache, progress=progress, workers=workers)
+    image = render_image(lock, build.plans, layers)
+    notes = list_omissions(lock, layers)
+    _keep(image, cache, notes)
+    prepared = Prepared(entry=entry, lock=lock, image=image, reused=not build.built, notes=notes)
+    return prepared, {layer.digest.diff_id: layer.path for layer in layers}
+
+
+def _make_layers(
+    entry: EnvironmentEntry, lock: Lock, *, client: Client, cache: Cache, progress: Progress, workers: int
+) -> tuple[Build, tuple[CachedLayer, ...]]:
     client = find_addresses(entry, client)
     build = start_build(lock, client=client, cache=cache, progress=progress, workers=workers)
     try:
-        layers = build.wait()
+        return build, build.wait()
     finally:
         build.close()
-    image = render_image(lock, build.plans, layers)
-    _keep(image, cache)
-    notes = list_omissions(lock, layers)
-    prepared = Prepared(entry=entry, lock=lock, image=image, reused=not build.built, notes=notes)
-    return prepared, {layer.digest.diff_id: layer.path for layer in layers}
 
 
 def prepare_image(
@@ -98,8 +105,8 @@ def prepare_image(
         EngineRefused: The engine did not take it.
     """
     known = find_built(lock, cache)
-    if known is not None and engine.find_image(known.config_digest, known.diff_ids):
-        return Prepared(entry=entry, lock=lock, image=known, reused=True)
+    if known is not None and engine.find_image(known[0].config_digest, known[0].diff_ids):
+        return Prepared(entry=entry, lock=lock, image=known[0], reused=True, notes=known[1])
     client = find_addresses(entry, client)
     build = start_build(lock, client=client, cache=cache, progress=progress, workers=workers)
     parts: list[str] = []
@@ -139,8 +146,8 @@ def prepare_image(
         build.close()
         for part in parts:
             engine.remove_image(part)
-    _keep(image, cache)
     notes = list_omissions(lock, layers)
+    _keep(image, cache, notes)
     return Prepared(entry=entry, lock=lock, image=image, reused=False, notes=notes)
 
 
@@ -180,7 +187,7 @@ def render_tag(entry: EnvironmentEntry, lock: Lock) -> tuple[str, str]:
     return f"reprobox/{name}", lock.digest.removeprefix("sha256:")[:12]
 
 
-def _keep(image: Image, cache: Cache) -> None:
+def _keep(image: Image, cache: Cache, notes: tuple[str, ...]) -> None:
     cache.keep_image(
         image.lock_digest,
         {
@@ -188,6 +195,7 @@ def _keep(image: Image, cache: Cache) -> None:
             "manifest": base64.b64encode(image.manifest).decode(),
             "diff_ids": list(image.diff_ids),
             "sizes_bytes": list(image.sizes_bytes),
+            "notes": list(notes),
         },
     )
 
@@ -215,4 +223,10 @@ def make_tools(
         )
         return prepared.image.config_digest
 
-    return Tools(connect=connect, image=image, say=say)
+    def layers(lock: Lock) -> tuple[CachedLayer, ...]:
+        _, found = _make_layers(
+            entry, lock, client=client, cache=Cache(client.cache), progress=progress(), workers=workers
+        )
+        return found
+
+    return Tools(connect=connect, image=image, layers=layers, say=say)

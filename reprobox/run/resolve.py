@@ -9,11 +9,13 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from reprobox.env.bases import DEFAULT_PLATFORM, BaseSpec
 from reprobox.env.client import Client, load_channel_places
-from reprobox.env.lockfile import LAYER_FORMAT, PLATFORMS, CondaPackage, Lock, Requested, Wheel, render_requested
+from reprobox.env.freshness import Ground, render_requested
+from reprobox.env.lockfile import LAYER_FORMAT, PLATFORMS, CondaPackage, Lock, Requested, Wheel
 from reprobox.env.pip_lines import PipOption
 from reprobox.env.project import EnvironmentEntry
 from reprobox.errors import EnvironmentInvalid, UsageError
@@ -41,6 +43,7 @@ class LockOptions:
         exclude_newer: Ignore what was published after this date (ISO 8601).
         cuda: Highest CUDA version that the hosts' drivers take, such as "12.4"; None to keep what the old lock has.
         platform: Conda's name of the target.
+        link_scripts: Whether scripts of conda packages may run at link time; None to keep what the old lock says.
     """
 
     upgrade: tuple[str, ...] = ()
@@ -49,6 +52,7 @@ class LockOptions:
     exclude_newer: str | None = None
     cuda: str | None = None
     platform: str = DEFAULT_PLATFORM
+    link_scripts: bool | None = None
 
     @property
     def cutoff(self) -> str | None:
@@ -86,6 +90,7 @@ def resolve(
     client: Client,
     options: LockOptions,
     old: Lock | None,
+    ground: Ground,
 ) -> Lock:
     """Resolve a specification into a lock; see `make_lock`."""
     from reprobox.env.solve_wheels import solve_wheels
@@ -138,7 +143,7 @@ def resolve(
         conda=conda.packages if conda else (),
         wheels=solved,
         variables=tuple(sorted(spec.variables)),
-        requested=render_requested(spec, base=entry.base),
+        requested=render_requested(spec, ground=ground),
     )
 
 
@@ -157,8 +162,14 @@ def _assemble(
     """Put together what was resolved, with the base below it and the tools that resolved it."""
     from importlib.metadata import version
 
+    from reprobox.env.cuda import Package, find_cuda
+    from reprobox.env.cuda_driver import render_pins
     from reprobox.env.solve_wheels import uv_version
 
+    packages = (
+        *(Package(name=p.name, version=p.version, build=p.build, manager="conda") for p in conda),
+        *(Package(name=w.name, version=w.version, manager="wheel") for w in wheels),
+    )
     tools = {"uv": uv_version()} | ({"py-rattler": version("py-rattler")} if python_from == "conda" else {})
     return Lock(
         platform=options.platform,
@@ -172,6 +183,7 @@ def _assemble(
         flattened=base.flattened,
         conda=conda,
         wheels=wheels,
+        cuda=tuple(sorted(render_pins(find_cuda(packages, python=python)).items())),
         variables=variables,
         requested=requested,
         tools=tuple(sorted(tools.items())),
@@ -181,16 +193,16 @@ def _assemble(
 def resolve_pinned(
     text: str,
     source: str,
-    entry: EnvironmentEntry,
     base: LockedBase,
     client: Client,
     options: LockOptions,
+    ground: Ground,
     include: Callable[[str], str | None],
     say: Callable[[str], None],
 ) -> Lock:
     """Lock what another tool pinned: nothing is chosen anew, what its file leaves out is found."""
     from reprobox.env.conda_specs import CondaRequirement
-    from reprobox.env.pinned import parse_pinned
+    from reprobox.env.pinned import digest_pinned, parse_pinned
     from reprobox.env.solve_pinned import complete_conda, plan_wheels
     from reprobox.env.solve_wheels import solve_wheels
     from reprobox.image.cache import Cache
@@ -243,18 +255,36 @@ def resolve_pinned(
         conda=conda,
         wheels=wheels,
         variables=(),
-        requested=Requested(sha256=pinned.sha256, base=entry.base, others=(f"pinned by {pinned.kind}",)),
+        requested=Requested(
+            sha256=digest_pinned(pinned),
+            base=ground.base,
+            base_sha256=ground.base_sha256,
+            python=ground.python,
+            others=(f"pinned by {pinned.kind}",),
+        ),
     )
 
 
-def client_for(spec: EnvironmentSpec, client: Client) -> Client:
-    """Give a client that also knows the addresses which an environment file itself names."""
+def client_for(spec: EnvironmentSpec, client: Client, *, folder: Path) -> Client:
+    """Give a client that also knows the addresses which an environment file itself names.
+
+    Args:
+        spec: The environment file, parsed.
+        client: The client.
+        folder: The environment file's, which paths in it start from.
+    """
+
+    def place(option: PipOption) -> PipOption:
+        if option.kind not in ("find-links", "index", "extra-index") or "://" in option.value:
+            return option
+        return replace(option, value=str((folder / Path(option.value).expanduser()).absolute()))
+
     return replace(
         client,
         named_channels=tuple(
             channel for channel in (*spec.channels, *(r.channel for r in spec.conda)) if channel and "://" in channel
         ),
-        pip_options=spec.options,
+        pip_options=tuple(map(place, spec.options)),
     )
 
 

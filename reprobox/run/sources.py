@@ -36,9 +36,7 @@ from reprobox.errors import ArtefactAltered, BuildError, EnvironmentInvalid, NoS
 from reprobox.image.cache import Cache
 from reprobox.image.debian import USER_ID
 from reprobox.image.fetch import Fetcher, measure_package
-
-WHEELHOUSE = "wheels"
-"""Folder beside a lock with the wheels that were built for it."""
+from reprobox.image.layers import limit_unpacked
 
 _EPOCH = "315532800"
 _OF_OTHER_REPOSITORIES = (
@@ -226,7 +224,7 @@ def _clone(order: SourceOrder, target: Path, environ: Mapping[str, str]) -> str:
     commit = done.stdout.strip()
     _git([*inside, "checkout", "--quiet", "--detach", commit], order, safe)
     _git([*inside, "submodule", "--quiet", "update", "--init", "--recursive"], order, safe)
-    return f"git {hashlib.sha256(order.address.encode()).hexdigest()[:16]} {commit}"
+    return order.note_git(commit)
 
 
 def _git(command: list[str], order: SourceOrder, environ: Mapping[str, str]) -> None:
@@ -244,11 +242,9 @@ def _unpack(file: Path, target: Path, order: SourceOrder) -> None:
     aside.mkdir()
     try:
         if file.name.endswith(".zip"):
-            with zipfile.ZipFile(file) as archive:
-                archive.extractall(aside)
+            _unpack_zip(file, aside)
         else:
-            with tarfile.open(file) as archive:
-                archive.extractall(aside, filter="data")
+            _unpack_tar(file, aside)
     except (
         tarfile.TarError,
         zipfile.BadZipFile,
@@ -264,6 +260,26 @@ def _unpack(file: Path, target: Path, order: SourceOrder) -> None:
     (inside[0] if len(inside) == 1 and inside[0].is_dir() else aside).rename(target)
 
 
+def _unpack_zip(file: Path, folder: Path) -> None:
+    limit = limit_unpacked(file.stat().st_size)
+    with zipfile.ZipFile(file) as archive:
+        if sum(info.file_size for info in archive.infolist()) > limit:
+            raise ValueError(f"it unpacks to more than {limit} bytes")
+        # A member never gives more bytes than its entry says.
+        archive.extractall(folder)
+
+
+def _unpack_tar(file: Path, folder: Path) -> None:
+    left = limit_unpacked(file.stat().st_size)
+    with tarfile.open(file) as archive:
+        for member in archive:
+            left -= member.size
+            if left < 0:
+                raise ValueError("it unpacks to more than any real one")
+            # What the filter refuses is an error, and so is a link to what the archive does not hold.
+            archive.extract(member, folder, filter="data")
+
+
 def _build(order: SourceOrder, lock: Lock, source: Path, out: Path, scratch: Path, workshop: Workshop) -> None:
     project = source / (order.subdirectory or ".")
     if not project.resolve().is_relative_to(source.resolve()) or not project.is_dir():
@@ -272,6 +288,7 @@ def _build(order: SourceOrder, lock: Lock, source: Path, out: Path, scratch: Pat
     text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
     required = parse_build_requirements(text, where=order.where)
     _fetch_build_requirements(required, lock, scratch / "wheels", workshop)
+    info = workshop.engine.describe()
     user = os.geteuid() or USER_ID
     if os.geteuid() == 0:
         # The container's user is nobody's here; what it writes is read back below.
@@ -295,6 +312,7 @@ def _build(order: SourceOrder, lock: Lock, source: Path, out: Path, scratch: Pat
             Mount(source=scratch / "wheels", target="/in/wheels"),
             Mount(source=out, target="/out", writable=True),
         ),
+        memory_bytes=int(info.memory_bytes * 0.9) or None,
         labels=((RUN_LABEL, "build"), (STATE_LABEL, str(scratch))),
     )  # fmt: skip
     container = workshop.engine.start(request, stdout=printed, stderr=printed)

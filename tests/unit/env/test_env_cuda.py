@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reprobox.env import cuda_tables as tables
-from reprobox.env.cuda import CudaContent, Package, Part, check_cuda, find_cuda, render_labels
+from reprobox.env.cuda import CudaContent, Package, Part, check_cuda, find_cuda
 from reprobox.env.cuda_driver import (
     HostDriver,
     HostGpu,
     check_architecture,
     check_driver,
+    render_pins,
     render_require_cuda,
     require_driver,
 )
@@ -449,14 +450,15 @@ def test_require_cuda(content: CudaContent, expected: str | None) -> None:
     assert render_require_cuda(content) == expected
 
 
-def test_labels() -> None:
-    """Versions, newest first; nothing for an environment without CUDA."""
-    assert render_labels(find_cuda(TF_WHEEL, python="3.11.2")) == {
-        "org.reprobox.cuda": "12.5",
-        "org.reprobox.cudnn": "9.3.0.75",
+def test_pins() -> None:
+    """What a lock pins for its image: versions, newest first; nothing for an environment without CUDA."""
+    assert render_pins(find_cuda(TF_WHEEL, python="3.11.2")) == {
+        "runtime": "12.5",
+        "cudnn": "9.3.0.75",
+        "host": "cuda>=12.0",
     }
-    assert render_labels(brings("12.4", "11.8")) == {"org.reprobox.cuda": "12.4,11.8"}
-    assert render_labels(find_cuda(wheels("numpy==2.1.0"), python="3.11.2")) == {}
+    assert render_pins(brings("12.4", "11.8")) == {"runtime": "12.4,11.8", "host": "cuda>=12.0"}
+    assert render_pins(find_cuda(wheels("numpy==2.1.0"), python="3.11.2")) == {}
 
 
 # Laws --------------------------------------------------------------------------------------------------------------------
@@ -511,7 +513,7 @@ def test_nothing_unknown_raises(
     check_driver(content, HostDriver(version=driver, cuda=reported, gpus=tuple(gpus)))
     check_architecture(content, gpus)
     render_require_cuda(content)
-    render_labels(content)
+    render_pins(content)
 
 
 VERDICTS = ["native", "minor-version", "forward", "refused"]

@@ -14,7 +14,8 @@ from env_samples import ENVIRONMENTS, make_conda_lock, make_lock
 
 from reprobox.env.channels import parse_condarc
 from reprobox.env.documents import decode_text
-from reprobox.env.lockfile import parse_lock, render_lock, render_requested
+from reprobox.env.freshness import Ground, render_requested
+from reprobox.env.lockfile import parse_lock, render_lock
 from reprobox.env.spec import parse_environment
 from reprobox.errors import EnvironmentInvalid
 
@@ -111,7 +112,7 @@ def read_environment(data: bytes) -> None:
     files = {"requirements.txt": text, "constraints.txt": text}
     spec = parse_environment(text, source="environment.yml", include=files.get)
     # What is read can be noted in a lock, which names no host.
-    requested = render_requested(spec, base="b")
+    requested = render_requested(spec, ground=Ground(base="b"))
     assert "://" not in "".join((*requested.channels, *requested.others))
 
 

@@ -15,14 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reprobox.env.bases import DebianPackage
+from reprobox.env.freshness import Ground, render_requested, require_fresh
 from reprobox.env.lockfile import (
     Lock,
     Requested,
     Wheel,
     parse_lock,
     render_lock,
-    render_requested,
-    require_fresh,
 )
 from reprobox.env.spec import parse_environment
 from reprobox.errors import EnvironmentInvalid, LockStale
@@ -294,7 +293,7 @@ variables:
 def fresh_lock() -> Lock:
     spec = parse_environment(ENVIRONMENT, source="environment.yml")
     return dataclasses.replace(
-        LOCK, requested=render_requested(spec, base="debian-12"), variables=tuple(sorted(spec.variables))
+        LOCK, requested=render_requested(spec, ground=Ground(base="debian-12")), variables=tuple(sorted(spec.variables))
     )
 
 
@@ -303,7 +302,7 @@ def stale(text: str, *, base: str = "debian-12") -> list[str]:
         require_fresh(
             fresh_lock(),
             parse_environment(text, source="environment.yml"),
-            base=base,
+            ground=Ground(base=base),
             source="reprobox.lock",
             command="reprobox lock x",
         )
@@ -324,7 +323,7 @@ def stale(text: str, *, base: str = "debian-12") -> list[str]:
 def test_a_lock_stays_fresh_while_the_same_is_asked_for(text: str) -> None:
     """Comments, names, order and spelling do not make a lock stale."""
     spec = parse_environment(text, source="environment.yml")
-    require_fresh(fresh_lock(), spec, base="debian-12", source="reprobox.lock", command="")
+    require_fresh(fresh_lock(), spec, ground=Ground(base="debian-12"), source="reprobox.lock", command="")
 
 
 def test_every_line_that_differs_is_named() -> None:

@@ -14,14 +14,13 @@ from env_samples import conda_row, make_conda_lock, make_lock, spoil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reprobox.env.freshness import Ground, render_requested, require_fresh
 from reprobox.env.lockfile import (
     CondaPackage,
     Lock,
     Requested,
     parse_lock,
     render_lock,
-    render_requested,
-    require_fresh,
 )
 from reprobox.env.spec import parse_environment
 from reprobox.errors import EnvironmentInvalid, LockStale
@@ -73,12 +72,12 @@ def conda_staleness(text: str) -> list[str]:
         python_from="conda",
         conda=(row,),
         variables=(),
-        requested=render_requested(spec, base="debian-12"),
+        requested=render_requested(spec, ground=Ground(base="debian-12")),
     )
     lock = read(render_lock(lock))
     now = parse_environment(text, source="environment.yml")
     try:
-        require_fresh(lock, now, base="debian-12", source="reprobox.lock", command="reprobox lock")
+        require_fresh(lock, now, ground=Ground(base="debian-12"), source="reprobox.lock", command="reprobox lock")
     except LockStale as error:
         return [line.strip() for line in error.message.splitlines()[1:]]
     return []
@@ -151,7 +150,7 @@ dependencies:
       - -e /srv/code/u
       - -e ~/code/v
 """
-    requested = render_requested(parse_environment(text, source="e"), base="b")
+    requested = render_requested(parse_environment(text, source="e"), ground=Ground(base="b"))
     lock = dataclasses.replace(LOCK, requested=requested)
     assert requested.channels == ("team/label/dev", "own")
     assert "things::numpy" in requested.conda

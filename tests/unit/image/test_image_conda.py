@@ -8,6 +8,7 @@ import io
 import json
 import os
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from reprobox.errors import BuildError
 from reprobox.image.conda import Linked, write_conda
 from reprobox.image.conda_archive import replace_prefix
 from reprobox.image.layers import LayerWriter
+from tests.channel import hostile
 from tests.channel.conda_package import File, Package, write_package
 
 PYTHON = "3.11.2"
@@ -322,3 +324,48 @@ def test_what_is_not_listed_is_not_linked(tmp_path: Path) -> None:
     file = pack(tmp_path / "p", package, [File(path="a", content=b"x")], raw=[tar_member("not-listed", size=1)])
     layer, _ = link(file, package, tmp_path / "scratch")
     assert set(read_layer(layer)) == {"a"}
+
+
+@pytest.mark.parametrize("kind", ["conda", "tar.bz2"])
+@pytest.mark.parametrize("type_", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_a_header_that_fills_memory_is_refused(tmp_path: Path, type_: bytes, kind: str) -> None:
+    """What stands before a member is capped: a reader would take it into memory whole."""
+    package = Package(name="hostile", version="1")
+    header = tar_member("././@LongLink", type_, size=64 << 20)
+    file = pack(tmp_path / "p", package, [File(path="share/plain", content=b"x")], kind, raw=[header])
+    with pytest.raises(BuildError, match="headers are larger"):
+        link(file, package, tmp_path / "scratch")
+
+
+def test_a_description_that_is_a_bomb_is_refused(tmp_path: Path) -> None:
+    """What a package says of itself counts whole, whether or not it is read."""
+    package = Package(name="hostile", version="1")
+
+    def change(info: dict[str, bytes]) -> None:
+        info["info/recipe/zeros"] = bytes(257 << 20)
+
+    file = pack(tmp_path / "p", package, [File(path="a", content=b"x")], change_info=change)
+    with pytest.raises(BuildError, match="description is larger"):
+        link(file, package, tmp_path / "scratch")
+
+
+HARMLESS_ALONE = ("extra-file", "sha-mismatch", "size-mismatch", "two-second")
+"""What conda would take too: a file that is not listed, notes beside the locked hash, one half of a pair."""
+
+
+@pytest.mark.parametrize("kind", [kind for kind in hostile.KINDS if kind != "bomb-many"])
+def test_hostile_packages_write_nothing_outside(tmp_path: Path, kind: Any) -> None:
+    """Each package of tests/channel/hostile.py is refused by name, or does what an honest one does."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    file = hostile.make_hostile(kind, tmp_path / "channel", outside=outside / "escaped.txt", bomb_bytes=400 << 20)
+    package = Package(name=f"hostile-{kind}", version="1.0", build="0")
+    if kind in ("noarch-escape", "entry-point-escape"):
+        package = replace(package, noarch="python")
+    if kind in HARMLESS_ALONE:
+        layer, _ = link(file, package, tmp_path / "scratch")
+        assert all(not name.startswith("/") and ".." not in name.split("/") for name in layer.getnames())
+    else:
+        with pytest.raises(BuildError, match=f"hostile-{kind}"):
+            link(file, package, tmp_path / "scratch")
+    assert list(outside.iterdir()) == []

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reprobox.errors import BuildError
-from reprobox.image.flatten import extract_layer, flatten_tar
+from reprobox.image.flatten import flatten_tar
 
 
 def member(name: str, content: bytes | None = b"", *, kind: bytes = tarfile.REGTYPE, link: str = "", mode: int = 0o644,
@@ -93,15 +93,3 @@ def test_a_path_that_escapes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "none.tar").write_bytes(b"no tar" * 1000)
     with pytest.raises(BuildError, match="cannot be read"):
         flatten_tar(tmp_path / "none.tar", io.BytesIO())
-
-
-def test_an_unpacked_layer_follows_no_link(tmp_path: Path) -> None:
-    """Links are made last, so nothing is written through one, and files keep their executable bit."""
-    data = flatten(FILES, tmp_path)
-    (tmp_path / "layer.tar").write_bytes(data)
-    folder = tmp_path / "tree"
-    folder.mkdir()
-    extract_layer(tmp_path / "layer.tar", folder)
-    assert (folder / "usr/a").read_bytes() == (folder / "usr/b").read_bytes() == b"shared"
-    assert (folder / "usr/link").is_symlink()
-    assert (folder / "usr/a").stat().st_mode & 0o111
