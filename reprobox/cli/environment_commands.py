@@ -175,6 +175,7 @@ def build(
 ) -> None:
     """Turn a lock into an image, and load it into the engine."""
     from reprobox.cli.progress import make_progress
+    from reprobox.env.project import lock_platform
     from reprobox.image.cache import Cache
     from reprobox.image.oci import write_archive, write_oci_layout
     from reprobox.image.plan import plan_layers
@@ -182,14 +183,16 @@ def build(
     from reprobox.report.text import render_size, render_table
     from reprobox.run.locking import load_fresh_lock, make_lock
     from reprobox.run.prepare import Prepared, build_layers, prepare_image, render_tag
+    from reprobox.run.resolve import LockOptions
 
     session: Session = context.obj
-    target = _parse_output(output)
-    entry = session.find_environment(environment)
+    target = _parse_output(output, session.cwd)
+    entry = session.find_environment_for_here(environment)
     found = load_fresh_lock(entry, session.project)
     if found is None:
         say(f"no lock yet: resolving {entry.environment.name}")
-        found = make_lock(entry, session.project, session.client, tools=_tools(session, entry))
+        options = LockOptions(platform=lock_platform(entry.lock.name))
+        found = make_lock(entry, session.project, session.client, options, tools=_tools(session, entry))
     cache = Cache(session.client.cache)
     prepared: Prepared | None = None
     if not no_load:
@@ -266,7 +269,7 @@ def mirror(
     say(f"  build from it with REPROBOX_MIRROR={folder}, or `folder` under [mirrors] in reprobox.toml")
 
 
-def _parse_output(text: str | None) -> tuple[str, Path] | None:
+def _parse_output(text: str | None, cwd: Path) -> tuple[str, Path] | None:
     from reprobox.errors import UsageError
 
     if text is None:
@@ -274,4 +277,4 @@ def _parse_output(text: str | None) -> tuple[str, Path] | None:
     kind, separator, path = text.partition(":")
     if kind not in ("oci", "docker-archive") or not separator or not path:
         raise UsageError(f"--output {text!r} is not KIND:PATH", hint="write oci:DIR or docker-archive:FILE")
-    return kind, Path(path)
+    return kind, cwd / path

@@ -91,7 +91,7 @@ def run(
     options = _options(
         session, inputs, outputs, metrics, determinism, seed, threads, gpus, env, network, memory, no_place
     )
-    entry = session.find_environment(environment)
+    entry = session.find_environment_for_here(environment)
     world = session.world(output_to_stderr=as_json)
     _conclude(session, run_script(world, entry, tuple(command), options), as_json=as_json, gate=False)
 

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -65,19 +65,26 @@ class Session:
     @cached_property
     def client(self) -> Client:
         """How packages are reached."""
-        from reprobox.env.client import Client
+        from reprobox.env.client import Client, find_certificates
 
         cache = self.environ.get("REPROBOX_CACHE")
         if not cache:
             home = self.environ.get("XDG_CACHE_HOME") or os.path.join(self.environ.get("HOME") or "/tmp", ".cache")  # noqa: PTH118
             cache = str(Path(home) / "reprobox")
         mirror = self.environ.get("REPROBOX_MIRROR") or self.project.mirrors.get("folder")
-        return Client(
+        client = Client(
             environ=self.environ,
             cache=Path(cache),
             mirrors=self.project.mirrors,
             mirror=self.project.root / mirror if mirror else None,
         )
+        bundle = find_certificates(client)
+        if bundle is None:
+            return client
+        # One bundle for all: uv and py-rattler read one of these names, requests the other.
+        names = [name for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE") if name not in self.environ]
+        os.environ.update(dict.fromkeys(names, bundle))
+        return replace(client, environ={**self.environ, **dict.fromkeys(names, bundle)})
 
     @cached_property
     def engine(self) -> Engine:
@@ -114,6 +121,12 @@ class Session:
         from reprobox.env.project import find_environment
 
         return find_environment(self.project, name, cwd=self.cwd)
+
+    def find_environment_for_here(self, name: str | None) -> EnvironmentEntry:
+        """Find what ENV means, with the lock for this kind of machine."""
+        from reprobox.env.project import choose_lock
+
+        return choose_lock(self.find_environment(name), machine=os.uname().machine)
 
     def world(self, *, output_to_stderr: bool) -> World:
         """All that a run needs.

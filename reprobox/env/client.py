@@ -13,11 +13,14 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reprobox.env.channels import ChannelPlaces, CondaConfiguration, merge_configurations, parse_condarc
 from reprobox.env.pip_lines import PipOption
 from reprobox.errors import IndexUnreachable
+
+if TYPE_CHECKING:
+    import rattler
 
 _APT_TEMPLATES = (Path("/usr/share/python-apt/templates/Debian.info"), Path("/usr/share/debootstrap/scripts/sid"))
 
@@ -95,11 +98,49 @@ def find_debian_mirrors(client: Client) -> tuple[str, ...]:
     return tuple(dict.fromkeys(mirrors))
 
 
+def make_conda_client(client: Client) -> rattler.Client:
+    """Make py-rattler's client, which everything in a conda channel is fetched through.
+
+    Its credentials are those of conda's and rattler's tools: `RATTLER_AUTH_FILE`, rattler's store, the keyring, netrc,
+    and what stands in a mirror's own address.
+
+    Raises:
+        EnvironmentInvalid: A configuration file of conda is broken.
+    """
+    import rattler
+    from rattler.config import Config
+
+    verify = load_conda_configuration(client).verify
+    config = Config.from_toml("tls-no-verify = true\n" if verify is False else "")
+    return rattler.Client.from_config(config, max_retries=2)
+
+
+def find_certificates(client: Client) -> str | None:
+    """Find the bundle of certificate authorities that this machine's own configuration names; None for the usual one.
+
+    Raises:
+        EnvironmentInvalid: A configuration file of conda is broken.
+    """
+    named = (client.environ.get(name) for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))
+    verify = load_conda_configuration(client).verify
+    return next(filter(None, named), None) or (verify if isinstance(verify, str) else None)
+
+
 def load_channel_places(client: Client) -> ChannelPlaces:
     """Load where conda channels are: reprobox.toml, and conda's own configuration files, as far as there are any.
 
     Raises:
         EnvironmentInvalid: A configuration file of conda is broken.
+    """
+    configuration = load_conda_configuration(client)
+    return ChannelPlaces(mirrors=client.mirrors, configuration=configuration, named=client.named_channels)
+
+
+def load_conda_configuration(client: Client) -> CondaConfiguration:
+    """Load what conda's own configuration files say, the strongest first.
+
+    Raises:
+        EnvironmentInvalid: One of them is broken.
     """
     home = client.environ.get("HOME", "/nonexistent")
     config = client.environ.get("XDG_CONFIG_HOME") or f"{home}/.config"
@@ -115,7 +156,7 @@ def load_channel_places(client: Client) -> ChannelPlaces:
     alias = client.environ.get("CONDA_CHANNEL_ALIAS")
     if alias:
         found.insert(0, CondaConfiguration(alias=alias))
-    return ChannelPlaces(mirrors=client.mirrors, configuration=merge_configurations(found), named=client.named_channels)
+    return merge_configurations(found)
 
 
 def _ask_apt(client: Client) -> tuple[str, ...]:

@@ -303,3 +303,22 @@ def lock_name(platform: str) -> str:
 def is_lock_name(name: str) -> bool:
     """Whether a file of that name is a lock, of whatever platform."""
     return name == LOCK_NAME or re.fullmatch(r"reprobox\.[a-z0-9]+-[a-z0-9]+\.lock", name) is not None
+
+
+def lock_platform(name: str) -> str:
+    """Give the platform that a lock of this file name is for."""
+    found = re.fullmatch(r"reprobox\.([a-z0-9]+-[a-z0-9]+)\.lock", name)
+    return found[1] if found else DEFAULT_PLATFORM
+
+
+def choose_lock(entry: EnvironmentEntry, *, machine: str) -> EnvironmentEntry:
+    """Give an environment with the lock for a kind of machine, unless a lock was named as such.
+
+    Args:
+        entry: The environment.
+        machine: As the kernel calls it, such as "aarch64".
+    """
+    if is_lock_name(Path(entry.argument).name):
+        return entry
+    platform = {"aarch64": "linux-aarch64", "arm64": "linux-aarch64"}.get(machine, DEFAULT_PLATFORM)
+    return replace(entry, lock=entry.lock.with_name(lock_name(platform)))

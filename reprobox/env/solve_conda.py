@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reprobox.env.channels import ChannelPlaces, hide_credentials
+from reprobox.env.client import Client, make_conda_client
 from reprobox.env.conda_specs import CondaRequirement
 from reprobox.env.lockfile import CondaPackage
 from reprobox.errors import IndexUnreachable, NoSolution
@@ -56,7 +56,7 @@ def solve_conda(
     kept: Iterable[CondaPackage] = (),
     upgrade: Iterable[str] = (),
     exclude_newer: str | None = None,
-    cache: Path,
+    client: Client,
 ) -> CondaSolution:
     """Solve match specifications into packages of a target.
 
@@ -70,7 +70,7 @@ def solve_conda(
         kept: Packages of an older lock, kept where they still fit; with `upgrade`, kept whatever it costs.
         upgrade: Names whose version may move all the same.
         exclude_newer: Ignore what was published after this date (ISO 8601).
-        cache: Folder for what channels say.
+        client: How channels are reached.
 
     Returns:
         Packages and what they bring.
@@ -85,7 +85,7 @@ def solve_conda(
         places=places,
         platform=platform,
         source=source,
-        cache=cache,
+        client=client,
     )
     moving = {name.lower() for name in upgrade}
     records = asyncio.run(
@@ -152,9 +152,9 @@ class _Solver:
         places: ChannelPlaces,
         platform: str,
         source: str,
-        cache: Path,
+        client: Client,
     ) -> None:
-        from rattler import Channel, Client, Gateway
+        from rattler import Channel, Gateway
         from rattler.exceptions import InvalidChannelError
 
         self._requirements = requirements
@@ -169,7 +169,9 @@ class _Solver:
                 f"{source}: a channel has no address that can be asked: {hide_credentials(str(error))}",
                 hint="correct it",
             ) from None
-        self._gateway: Gateway = Gateway(cache_dir=cache, client=Client.authenticated_client(), show_progress=False)
+        self._gateway: Gateway = Gateway(
+            cache_dir=client.cache / "repodata", client=make_conda_client(client), show_progress=False
+        )
 
     async def solve(
         self,

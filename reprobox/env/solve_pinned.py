@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from reprobox.env.channels import ChannelPlaces, hide_credentials
+from reprobox.env.client import Client, make_conda_client
 from reprobox.env.lockfile import CondaPackage
 from reprobox.env.pinned import PinnedConda, PinnedEnvironment
 from reprobox.env.pip_lines import WheelRequirement
@@ -25,7 +25,7 @@ def complete_conda(
     source: str,
     places: ChannelPlaces,
     platform: str,
-    cache: Path,
+    client: Client,
     measure: Measure,
 ) -> tuple[CondaPackage, ...]:
     """Complete pinned conda packages from what their channels say, and by fetching those that no channel lists.
@@ -35,7 +35,7 @@ def complete_conda(
         source: Its file, for messages.
         places: Where channels are.
         platform: Conda's name of the target.
-        cache: Folder for what channels say.
+        client: How channels are reached.
         measure: Fetches a file that no channel lists.
 
     Returns:
@@ -48,7 +48,7 @@ def complete_conda(
     """
     if not rows:
         return ()
-    listed = asyncio.run(_list_records(rows, places, platform, cache))
+    listed = asyncio.run(_list_records(rows, places, platform, client))
     packages = []
     for row in rows:
         found = _find_listed(row, listed.get(row.name, []), source)
@@ -57,12 +57,12 @@ def complete_conda(
 
 
 async def _list_records(
-    rows: Sequence[PinnedConda], places: ChannelPlaces, platform: str, cache: Path
+    rows: Sequence[PinnedConda], places: ChannelPlaces, platform: str, client: Client
 ) -> dict[str, list[CondaPackage]]:
-    from rattler import Channel, Client, Gateway, MatchSpec
+    from rattler import Channel, Gateway, MatchSpec
     from rattler.exceptions import GatewayError
 
-    gateway = Gateway(cache_dir=cache, client=Client.authenticated_client(), show_progress=False)
+    gateway = Gateway(cache_dir=client.cache / "repodata", client=make_conda_client(client), show_progress=False)
     channels: dict[str, list[PinnedConda]] = {}
     for row in rows:
         channels.setdefault(places.find_url(row.channel), []).append(row)

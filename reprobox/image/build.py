@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +53,7 @@ class Build:
     built: list[str] = field(default_factory=list)
     _pools: tuple[ThreadPoolExecutor, ...] = ()
     _stopped: threading.Event = field(default_factory=threading.Event)
+    _give_up: Callable[[], None] = lambda: None
 
     def require_packages(self) -> None:
         """Wait until every package is here and hashes to the lock; nothing should leave this machine's cache before.
@@ -82,8 +84,9 @@ class Build:
             raise Interrupted("the build was given up")
 
     def close(self) -> None:
-        """End the build: what has not begun is dropped, what has is given up at its next write."""
+        """End the build: what has not begun is dropped, what has is given up at its next read or write."""
         self._stopped.set()
+        self._give_up()
         for pool in self._pools:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -161,6 +164,7 @@ def _start_downloads(
         progress.advance(_DOWNLOAD_TASK, size)
 
     fetcher = Fetcher(lock, client=client, cache=cache, advance=advance)
+    build._give_up = fetcher.close
     # The base first, because everything waits for it; then the largest, which decides when the build can end.
     order = sorted(wanted, key=lambda package: (not isinstance(package, DebianPackage), -package.size_bytes))
     return {package.sha256: pool.submit(fetcher.fetch, package) for package in order}

@@ -6,7 +6,6 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from reprobox.env.bases import DebianPackage, FlattenedBase
 from reprobox.env.channels import ChannelPlaces, hide_credentials
@@ -17,16 +16,21 @@ from reprobox.errors import ArtefactAltered, IndexUnreachable
 from reprobox.image.cache import Cache
 from reprobox.image.debian import file_name
 from reprobox.image.plan import Package
+from reprobox.image.transfer import Transfer, TransferFailed
 
-_TIMEOUT_S = (15, 60)
 _TRIES = 3
-_CHUNK = 1 << 20
 
 Advance = Callable[[int], None]
 
 
-def measure_package(address: str, *, client: Client, cache: Cache) -> tuple[str, str, int]:
+def measure_package(address: str, *, client: Client, cache: Cache, conda: bool = False) -> tuple[str, str, int]:
     """Fetch a file whose digest is not known yet, and keep it in the cache.
+
+    Args:
+        address: URL.
+        client: How it is reached.
+        cache: Where it is kept.
+        conda: Whether it is in a conda channel.
 
     Returns:
         Its sha256 and md5, in hex, and its size in bytes.
@@ -34,24 +38,26 @@ def measure_package(address: str, *, client: Client, cache: Cache) -> tuple[str,
     Raises:
         IndexUnreachable: It cannot be fetched.
     """
-    import requests
-
-    fetcher = _Transfer(client)
     sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
     with cache.aside() as folder:
         part = folder / "part"
-        try:
-            with part.open("wb") as stream:
-                for chunk in fetcher.chunks(address):
-                    sha256.update(chunk)
-                    md5.update(chunk)
-                    size += len(chunk)
-                    stream.write(chunk)
-        except (requests.RequestException, FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise IndexUnreachable(
-                f"{address.rsplit('/', 1)[-1]} cannot be fetched: {hide_credentials(str(error))}",
-                hint="correct the address, or check the network; another place of a conda channel: [mirrors.channels]",
-            ) from None
+        with part.open("wb") as stream:
+
+            def write(chunk: bytes) -> None:
+                nonlocal size
+                sha256.update(chunk)
+                md5.update(chunk)
+                size += len(chunk)
+                stream.write(chunk)
+
+            try:
+                Transfer(client).copy(address, write, conda=conda)
+            except TransferFailed as error:
+                raise IndexUnreachable(
+                    f"{hide_credentials(address.rsplit('/', 1)[-1])} cannot be fetched: {error}",
+                    hint="correct the address, or check the network; another place of a conda channel: "
+                    "[mirrors.channels]",
+                ) from None
         final = cache.package_path(sha256.hexdigest())
         final.parent.mkdir(parents=True, exist_ok=True)
         part.replace(final)
@@ -73,39 +79,6 @@ def place_in_mirror(package: Package) -> PurePosixPath:
             return PurePosixPath("pypi", package.file)
 
 
-class _Transfer:
-    """Streams files from addresses; may be used by several threads."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._local = threading.local()
-
-    def chunks(self, address: str) -> Iterable[bytes]:
-        """Stream the bytes at an address.
-
-        Raises:
-            requests.RequestException: It does not answer, or has no such file.
-            OSError: A local file cannot be read.
-        """
-        if address.startswith("file://"):
-            from urllib.parse import unquote, urlsplit
-
-            with Path(unquote(urlsplit(address).path)).open("rb") as stream:
-                while chunk := stream.read(_CHUNK):
-                    yield chunk
-            return
-        with self._session().get(address, stream=True, timeout=_TIMEOUT_S) as answer:
-            answer.raise_for_status()
-            yield from answer.iter_content(_CHUNK)
-
-    def _session(self) -> Any:
-        import requests
-
-        if not hasattr(self._local, "session"):
-            self._local.session = requests.Session()
-        return self._local.session
-
-
 class Fetcher:
     """Fetches the packages of one lock; may be used by several threads.
 
@@ -124,8 +97,12 @@ class Fetcher:
         self._mutex = threading.Lock()
         self._addresses: dict[str, str] = {}
         self._mirrors: tuple[str, ...] | None = None
-        self._transfer = _Transfer(client)
+        self._transfer = Transfer(client, check=lambda: advance(0))
         self._channels: ChannelPlaces | None = None
+
+    def close(self) -> None:
+        """Give up what is being fetched."""
+        self._transfer.close()
 
     def fetch(self, package: Package) -> Path:
         """Have a package in the cache, whatever manager it is of.
@@ -180,7 +157,7 @@ class Fetcher:
             f"lock again: reprobox lock --upgrade {package.name}; or name a channel that still has it under "
             "[mirrors.channels] in reprobox.toml"
         )
-        return self._fetch([address], name=package.file, sha256=package.sha256, gone_hint=hint)
+        return self._fetch([address], name=package.file, sha256=package.sha256, gone_hint=hint, conda=True)
 
     def _fetch_wheel(self, wheel: Wheel) -> Path:
         if wheel.built_from is not None:
@@ -228,28 +205,23 @@ class Fetcher:
         name: str,
         sha256: str,
         gone_hint: str = "it was superseded; lock the base anew: reprobox lock --upgrade-base",
+        conda: bool = False,
     ) -> Path:
-        import requests
-
         problems: list[str] = []
         altered: ArtefactAltered | None = None
         gone = False
         for address in addresses:
             for _ in range(_TRIES):
                 try:
-                    return self._fetch_once(address, name=name, sha256=sha256)
+                    return self._fetch_once(address, name=name, sha256=sha256, conda=conda)
                 except ArtefactAltered as error:
                     altered = altered or error
                     break
-                except requests.HTTPError as error:
-                    gone = gone or error.response.status_code in (404, 410)
-                    problems.append(f"{error.response.status_code} {error.response.reason}")
-                    if error.response.status_code < 500:
+                except TransferFailed as error:
+                    gone = gone or error.gone
+                    problems.append(str(error))
+                    if not error.again:
                         break
-                except (requests.RequestException, OSError) as error:
-                    if isinstance(error, OSError) and error.errno == 28:
-                        raise
-                    problems.append(hide_credentials(f"{type(error).__name__}: {error}"))
         if altered:
             raise altered
         hint = "check the network, or name a mirror under [mirrors] in reprobox.toml"
@@ -257,16 +229,19 @@ class Fetcher:
             hint = gone_hint
         raise IndexUnreachable(f"{name} cannot be fetched: {problems[-1] if problems else 'no address'}", hint=hint)
 
-    def _fetch_once(self, address: str, *, name: str, sha256: str) -> Path:
+    def _fetch_once(self, address: str, *, name: str, sha256: str, conda: bool) -> Path:
         final = self._cache.package_path(sha256)
         digest = hashlib.sha256()
         with self._cache.aside() as folder:
             part = folder / "part"
             with part.open("wb") as stream:
-                for chunk in self._transfer.chunks(address):
+
+                def write(chunk: bytes) -> None:
                     digest.update(chunk)
                     stream.write(chunk)
                     self._advance(len(chunk))
+
+                self._transfer.copy(address, write, conda=conda)
             if digest.hexdigest() != sha256:
                 raise ArtefactAltered(
                     f"{name} does not hash to what the lock says\n  locked   sha256:{sha256}\n"

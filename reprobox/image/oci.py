@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
+import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -179,7 +181,7 @@ def render_image(
 
 
 def write_oci_layout(image: Image, blobs: dict[DiffId, Path], folder: Path) -> None:
-    """Write an image as an OCI image layout, checking every layer while it is copied.
+    """Write an image as an OCI image layout, whole or not at all, checking every layer while it is copied.
 
     Args:
         image: The image.
@@ -187,25 +189,34 @@ def write_oci_layout(image: Image, blobs: dict[DiffId, Path], folder: Path) -> N
         folder: A folder that does not exist or is empty.
 
     Raises:
-        BuildError: The folder holds something already.
+        BuildError: The folder holds something already, or cannot be written.
         ArtefactAltered: A cached layer does not hash to its name.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BuildError(f"{folder} is not empty", hint="name a folder that does not exist yet")
-    target = folder / "blobs" / "sha256"
-    target.mkdir(parents=True, exist_ok=True)
-    for diff_id in image.diff_ids:
-        _copy_checked(blobs[diff_id], target / diff_id.removeprefix("sha256:"), diff_id)
-    for data in (image.config, image.manifest):
-        (target / hashlib.sha256(data).hexdigest()).write_bytes(data)
-    (folder / "oci-layout").write_bytes(_json({"imageLayoutVersion": "1.0.0"}))
-    index = {
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": [{"mediaType": _MANIFEST_TYPE, "digest": image.manifest_digest, "size": len(image.manifest)}],
-    }
-    # Written last: a layout without its index is not mistaken for a whole one.
-    (folder / "index.json").write_bytes(_json(index))
+    aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    try:
+        target = aside / "blobs" / "sha256"
+        target.mkdir(parents=True)
+        for diff_id in dict.fromkeys(image.diff_ids):
+            _copy_checked(blobs[diff_id], target / diff_id.removeprefix("sha256:"), diff_id)
+        for data in (image.config, image.manifest):
+            (target / hashlib.sha256(data).hexdigest()).write_bytes(data)
+        (aside / "oci-layout").write_bytes(_json({"imageLayoutVersion": "1.0.0"}))
+        index = {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": [{"mediaType": _MANIFEST_TYPE, "digest": image.manifest_digest, "size": len(image.manifest)}],
+        }
+        (aside / "index.json").write_bytes(_json(index))
+        # An empty folder gives way to a whole one.
+        aside.replace(folder)
+    except OSError as error:
+        raise BuildError(
+            f"{folder} cannot be written: {error}", hint="name a place of yours, on a disk with space"
+        ) from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _copy_checked(source: Path, target: Path, diff_id: DiffId) -> None:
@@ -269,12 +280,21 @@ def _header(name: str, size: int) -> bytes:
 
 
 def write_archive(image: Image, blobs: dict[DiffId, Path], file: Path, *, tags: Sequence[str]) -> None:
-    """Write an image as a docker-archive file, whole or not at all."""
-    part = file.with_name(f".{file.name}.part")
+    """Write an image as a docker-archive file, whole or not at all.
+
+    Raises:
+        BuildError: It cannot be written there.
+        ArtefactAltered: A cached layer does not hash to its name.
+    """
+    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
         with part.open("wb") as stream:
             for chunk in render_archive(image, blobs, tags=tags):
                 stream.write(chunk)
         part.replace(file)
+    except OSError as error:
+        raise BuildError(
+            f"{file} cannot be written: {error}", hint="name a place of yours, on a disk with space"
+        ) from None
     finally:
         part.unlink(missing_ok=True)

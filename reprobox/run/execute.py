@@ -276,6 +276,7 @@ def _draft(
         },
         environment={
             "name": prepared.entry.name,
+            "file": _file_in_project(prepared.entry.environment, root),
             "lock_digest": prepared.lock.digest,
             "lock_sha256": store.keep_bytes(render_lock(prepared.lock).encode()),
             "manifest_digest": prepared.image.manifest_digest,
@@ -302,6 +303,10 @@ def _draft(
         },
         reprobox={"version": __version__, "guest": guest},
     )
+
+
+def _file_in_project(file: Path, root: Path) -> str | None:
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else None
 
 
 def _give_outputs(of: Record, work: Path, store: RunStore) -> tuple[RecordedFile, ...]:

@@ -97,7 +97,7 @@ def run_link_scripts(
     cache = Cache(client.cache)
     with cache.aside() as scratch:
         prefix = scratch / "tree" / PREFIX
-        prefix.parent.mkdir(parents=True)
+        (scratch / "tree").mkdir()
         unpack_layers([layer.path for layer in layers], scratch / "tree", below=PREFIX)
         scripts = _order_scripts(prefix, found)
         tools.say(f"running {len(scripts)} link scripts, in a container of the environment")

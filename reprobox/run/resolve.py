@@ -117,7 +117,7 @@ def resolve(
             kept=old.conda if old and dict(old.virtual_packages) == virtual_packages else (),
             upgrade=options.upgrade,
             exclude_newer=options.cutoff,
-            cache=client.cache / "repodata",
+            client=client,
         )
     else:
         wheels = (*_pip_of_base(spec), *wheels)
@@ -219,8 +219,8 @@ def resolve_pinned(
         source=source,
         places=load_channel_places(client),
         platform=options.platform,
-        cache=client.cache / "repodata",
-        measure=lambda address: measure_package(address, client=client, cache=cache),
+        client=client,
+        measure=lambda address: measure_package(address, client=client, cache=cache, conda=True),
     )
     python = next((package.version for package in conda if package.name == "python"), None)
     if conda:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import ssl
 import threading
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 _CHUNK = 1 << 20
+_STALL_S = 60
 _TYPES = {".json": "application/json", ".zst": "application/zstd"}
 
 Alter = Callable[[bytes], bytes]
@@ -37,22 +39,28 @@ class Server:
         folder: What is served; nothing outside of it.
         port: On loopback.
         user: Name and password that requests must have (HTTP basic), or None.
+        bearer: Token that requests must have (Authorization: Bearer), or None.
+        scheme: "http", or "https".
         token: Word that the path must begin with, as /t/TOKEN/…, or None.
         alter: File name, or path below the folder → what is made of its bytes before they are sent.
         fail: File name or path → HTTP status instead of the file.
         delay_s: Seconds before each answer.
         cut: File names or paths of which only half is sent before the connection is closed.
+        stall: File names or paths of which only half is sent, and then nothing for a minute.
         requests: (method, path, status) of each answer, in order.
     """
 
     folder: Path
     port: int
     user: tuple[str, str] | None = None
+    bearer: str | None = None
+    scheme: str = "http"
     token: str | None = None
     alter: dict[str, Alter] = field(default_factory=dict)
     fail: dict[str, int] = field(default_factory=dict)
     delay_s: float = 0.0
     cut: set[str] = field(default_factory=set)
+    stall: set[str] = field(default_factory=set)
     requests: list[tuple[str, str, int]] = field(default_factory=list)
 
     def url(self, channel: str = "", *, credentials: bool = False) -> str:
@@ -64,7 +72,7 @@ class Server:
         """
         user = "{}:{}@".format(*(quote(word, safe="") for word in self.user)) if credentials and self.user else ""
         token = f"/t/{self.token}" if credentials and self.token else ""
-        return f"http://{user}127.0.0.1:{self.port}{token}/{channel}".rstrip("/")
+        return f"{self.scheme}://{user}127.0.0.1:{self.port}{token}/{channel}".rstrip("/")
 
     def count(self, name: str) -> int:
         """How often a file was sent (whole or in part), by its name or the end of its path."""
@@ -84,6 +92,7 @@ def serve(
     user: tuple[str, str] | None = None,
     token: str | None = None,
     alter: Mapping[str, Alter] | None = None,
+    certificate: Path | None = None,
 ) -> Iterator[Server]:
     """Serve a folder for as long as the block runs.
 
@@ -92,10 +101,16 @@ def serve(
         user: Name and password that requests must have.
         token: Word that paths must begin with, as /t/TOKEN/….
         alter: File name → what is made of its bytes.
+        certificate: PEM file with key and certificate; then it is served over TLS.
     """
     http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     http.daemon_threads = True
     server = Server(folder=folder.resolve(), port=http.server_port, user=user, token=token, alter=dict(alter or {}))
+    if certificate is not None:
+        server.scheme = "https"
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        http.socket = context.wrap_socket(http.socket, server_side=True)
     http.state = server  # type: ignore[attr-defined]
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
@@ -137,6 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
             expected = "Basic " + base64.b64encode(":".join(state.user).encode()).decode()
             if self.headers.get("Authorization") != expected:
                 return self._refuse(HTTPStatus.UNAUTHORIZED, path, {"WWW-Authenticate": 'Basic realm="channel"'})
+        if state.bearer is not None and self.headers.get("Authorization") != f"Bearer {state.bearer}":
+            return self._refuse(HTTPStatus.UNAUTHORIZED, path)
         status = self._find(state.fail, path)
         if status is not None:
             return self._refuse(status, path)
@@ -176,8 +193,13 @@ class _Handler(BaseHTTPRequestHandler):
         if path in self.state.cut or path.rpartition("/")[2] in self.state.cut:
             end = begin + (end - begin) // 2
             self.close_connection = True
+        stalls = path in self.state.stall or path.rpartition("/")[2] in self.state.stall
         try:
-            self._copy(file, content, begin, end)
+            self._copy(file, content, begin, begin + (end - begin) // 2 if stalls else end)
+            if stalls:
+                self.wfile.flush()
+                self.close_connection = True
+                time.sleep(_STALL_S)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
         return None

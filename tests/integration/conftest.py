@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.channel.build import Channel, default_cache, make_channel
+from tests.channel.server import Server, serve
 from tests.conftest import REPO, Tool
 
 SMALL = """\
@@ -50,3 +53,35 @@ def digits(tmp_path: Path) -> Tool:
     for file in (tmp_path / "examples/digits").glob("*metrics.json"):
         file.unlink()
     return Tool(tmp_path / "examples/digits")
+
+
+@pytest.fixture(scope="session")
+def channel() -> Channel:
+    """The channel without TensorFlow, made once a machine."""
+    return make_channel(None, default_cache(), size="light")
+
+
+@pytest.fixture
+def server(channel: Channel, tmp_path: Path) -> Iterator[Server]:
+    """The channel, served; a copy of links, so that a test may change what is in it."""
+    folder = tmp_path / "channel"
+    make_channel(folder, default_cache(), size="light")
+    with serve(folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def full_channel() -> Channel:
+    """The channel with TensorFlow and its kin."""
+    return make_channel(None, default_cache(), size="full")
+
+
+def make_conda_project(folder: Path, server: Server, text: str, name: str = "environment.yml") -> Tool:
+    """A folder with an environment file, whose channels are the served ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+    toml = f'[mirrors]\nconda = "{server.url()}"\n'
+    if name != "environment.yml":
+        toml += f'[env.demo]\nenvironment = "{name}"\n'
+    (folder / "reprobox.toml").write_text(toml)
+    return Tool(folder, {"REPROBOX_CACHE": str(folder / "cache")})

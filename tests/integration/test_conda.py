@@ -7,14 +7,14 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.channel.build import Channel, default_cache, make_channel
+from tests.channel.build import Channel
 from tests.channel.server import Server, flip, serve
 from tests.conftest import REPO, Tool
+from tests.integration.conftest import make_conda_project as make_project
 
 DEMO = """\
 name: demo
@@ -32,32 +32,6 @@ dependencies:
       - idna==3.10
       - numpy
 """
-
-
-@pytest.fixture(scope="session")
-def channel() -> Channel:
-    """The channel without TensorFlow, made once a machine."""
-    return make_channel(None, default_cache(), size="light")
-
-
-@pytest.fixture
-def server(channel: Channel, tmp_path: Path) -> Iterator[Server]:
-    """The channel, served; a copy of links, so that a test may change what is in it."""
-    folder = tmp_path / "channel"
-    make_channel(folder, default_cache(), size="light")
-    with serve(folder) as running:
-        yield running
-
-
-def make_project(folder: Path, server: Server, text: str, name: str = "environment.yml") -> Tool:
-    """A folder with an environment file, whose channels are the served ones."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(text)
-    toml = f'[mirrors]\nconda = "{server.url()}"\n'
-    if name != "environment.yml":
-        toml += f'[env.demo]\nenvironment = "{name}"\n'
-    (folder / "reprobox.toml").write_text(toml)
-    return Tool(folder, {"REPROBOX_CACHE": str(folder / "cache")})
 
 
 @pytest.fixture
@@ -348,12 +322,6 @@ def test_an_export_of_the_environment_gives_the_same_packages(demo: Tool, tmp_pa
     assert digests[0] is not None
     assert digests[1] is not None
     assert digests[0][0] == digests[1][0]
-
-
-@pytest.fixture(scope="session")
-def full_channel() -> Channel:
-    """The channel with TensorFlow and its kin."""
-    return make_channel(None, default_cache(), size="full")
 
 
 def test_digits_train_from_conda_alone(tmp_path: Path, full_channel: Channel) -> None:

@@ -13,6 +13,7 @@ from env_samples import BASE, base_spec, make_lock, sha, spoil
 from reprobox.env.bases import (
     BaseSpec,
     digest_base,
+    digest_own_base,
     find_base_folder,
     load_base,
     load_base_lock,
@@ -276,3 +277,32 @@ def test_a_package_lies_in_its_pool(file: str) -> None:
     row = {"name": "x", "version": "1", "file": file, "size": 1, "sha256": "0" * 64}
     with pytest.raises(EnvironmentInvalid, match="no path of a Debian package"):
         parse_packages([row], source="reprobox.lock")
+
+
+def test_a_dockerfile_is_more_than_its_text(tmp_path: Path) -> None:
+    """What a Dockerfile may copy makes another base; what reprobox itself writes there does not."""
+    folder = tmp_path / "dockerfiles/own"
+    (folder / "files").mkdir(parents=True)
+    (folder / "base.yml").write_text("dockerfile: Dockerfile\nglibc: '2.36'\n")
+    (folder / "Dockerfile").write_text("FROM scratch\nCOPY files /\n")
+    (folder / "files/a").write_text("1")
+    first = digest_base(load_base(folder))
+    assert digest_own_base("own", tmp_path) == first
+    (folder / "base.lock").write_text("x")
+    (folder / "base.linux-aarch64.lock").write_text("x")
+    assert digest_base(load_base(folder)) == first
+    seen = {first}
+    for change in (
+        lambda: (folder / "files/a").write_text("2"),
+        lambda: (folder / "files/a").chmod(0o755),
+        lambda: (folder / "files/b").symlink_to("a"),
+        lambda: (folder / "files/a").rename(folder / "files/c"),
+    ):
+        change()
+        seen.add(digest_base(load_base(folder)))
+    assert len(seen) == 5
+
+
+def test_a_base_that_came_with_reprobox_makes_no_lock_stale(tmp_path: Path) -> None:
+    """A newer reprobox may bring another state of it; the lock pins what it was made on."""
+    assert digest_own_base("debian-12", tmp_path) == ""

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from reprobox.env.bases import DebianPackage
 from reprobox.env.freshness import Ground, render_requested, require_fresh
 from reprobox.env.lockfile import (
+    LinkedFiles,
     Lock,
     Requested,
     Wheel,
@@ -348,3 +349,40 @@ def test_another_constraint_is_another_python(other: str) -> None:
     text = ENVIRONMENT.replace("python=3.11", other)
     here = [] if other == "python" else [f"environment.yml:2: {other} is not in the lock"]
     assert stale(text) == [*here, "reprobox.lock: python=3.11 is no longer in environment.yml"]
+
+
+@pytest.mark.parametrize(
+    ("ground", "words"),
+    [
+        (Ground(base="other"), "base other is asked for"),
+        (Ground(base="debian-12", base_sha256="00"), "dockerfiles/debian-12 is not what"),
+        (Ground(base="debian-12", python="conda"), 'python is "conda", when the lock was made it was nothing'),
+    ],
+)
+def test_what_an_environment_stands_on_makes_a_lock_stale(ground: Ground, words: str) -> None:
+    """Another base, an edited one, another place of the interpreter: each is told, though the file is the same."""
+    spec = parse_environment(ENVIRONMENT, source="environment.yml")
+    with pytest.raises(LockStale, match=re.escape(words)):
+        require_fresh(fresh_lock(), spec, ground=ground, source="reprobox.lock", command="")
+    again = dataclasses.replace(LOCK, requested=render_requested(spec, ground=ground), variables=())
+    assert read(render_lock(again)).requested == again.requested
+
+
+def test_what_link_scripts_wrote_is_pinned() -> None:
+    """It is part of the digest; that scripts may run is a note."""
+    linked = LinkedFiles(sha256=sha("l"), size_bytes=1024, files=1, scripts=("bin/.a-post-link.sh",))
+    lock = dataclasses.replace(LOCK, linked=linked)
+    assert read(render_lock(lock)) == lock
+    assert lock.digest != LOCK.digest
+    noted = dataclasses.replace(LOCK, requested=dataclasses.replace(LOCK.requested, link_scripts=True))
+    assert read(render_lock(noted)) == noted
+    assert noted.digest == LOCK.digest
+
+
+def test_cuda_is_pinned() -> None:
+    """What an image says of CUDA is in the lock, and nothing else can stand there."""
+    lock = dataclasses.replace(LOCK, cuda=(("cudnn", "9.3.0.75"), ("host", "cuda>=12.0"), ("runtime", "12.5,11.8")))
+    assert read(render_lock(lock)) == lock
+    assert lock.digest != LOCK.digest
+    for rows in ({"other": "1"}, {"runtime": "12\nENV=1"}, {"host": ""}, {"host": {}}, [1], "x"):
+        refusal(edited(lambda document, rows=rows: document.update(cuda=rows)))

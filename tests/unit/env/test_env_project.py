@@ -12,9 +12,12 @@ from reprobox.env.project import (
     EnvironmentEntry,
     Project,
     RunDefaults,
+    choose_lock,
     find_environment,
     find_project_root,
     load_project,
+    lock_name,
+    lock_platform,
     parse_project,
 )
 from reprobox.errors import EnvironmentInvalid, UsageError
@@ -334,3 +337,15 @@ def test_no_environment_at_all_is_explained(tmp_path: Path) -> None:
     """Where there is none, the hint is a whole environment file."""
     assert "dependencies:" in (usage(tmp_path, None).hint or "")
     assert usage(tmp_path, "x").hint == "write an environment.yml, or name its path"
+
+
+@pytest.mark.parametrize(("machine", "name"), [("x86_64", "reprobox.lock"), ("aarch64", "reprobox.linux-aarch64.lock")])
+def test_the_lock_of_a_machine(tmp_path: Path, machine: str, name: str) -> None:
+    """A run takes the lock for the machine that it is on, unless one is named."""
+    root = place(tmp_path, "environment.yml", "reprobox.lock", "reprobox.linux-aarch64.lock")
+    entry = find_environment(Project(root=root), None, cwd=root)
+    assert choose_lock(entry, machine=machine).lock.name == name
+    assert lock_name(lock_platform(name)) == name
+    for named in ("reprobox.lock", "reprobox.linux-aarch64.lock"):
+        entry = find_environment(Project(root=root), named, cwd=root)
+        assert choose_lock(entry, machine=machine).lock.name == named

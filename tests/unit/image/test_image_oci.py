@@ -298,9 +298,31 @@ def test_an_archive_is_whole_or_not_there(layers: list[CachedLayer], tmp_path: P
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         try:
             write_archive(image, blobs, file, tags=[])
-        except OSError:
-            os._exit(5)
+        except BuildError as error:
+            os._exit(5 if "cannot be written" in error.message else 6)
         os._exit(0)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert not file.exists()
     assert status == 5
+
+
+def test_a_layout_is_whole_or_not_there(layers: list[CachedLayer], tmp_path: Path) -> None:
+    """A layer that was altered in the cache leaves no folder behind; an empty folder is filled."""
+    image, blobs, folder = image_of(layers), blobs_of(layers), tmp_path / "layout"
+    folder.mkdir()
+    write_oci_layout(image, blobs, folder)
+    assert (folder / "index.json").is_file()
+    path = blobs[image.diff_ids[-1]]
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(ArtefactAltered):
+        write_oci_layout(image, blobs, tmp_path / "second")
+    assert [path.name for path in tmp_path.iterdir() if "second" in path.name] == []
+
+
+def test_what_a_lock_pins_of_cuda_is_in_the_image(layers: list[CachedLayer]) -> None:
+    """Labels and the condition on the host follow from the lock, and from no table of this version's."""
+    lock = dataclasses.replace(make_lock(), cuda=(("cudnn", "9.3.0"), ("host", "cuda>=77.0"), ("runtime", "77.5")))
+    config = json.loads(render_image(lock, plan_layers(lock), layers).config)["config"]
+    assert config["Labels"]["org.reprobox.cuda"] == "77.5"
+    assert config["Labels"]["org.reprobox.cudnn"] == "9.3.0"
+    assert "NVIDIA_REQUIRE_CUDA=cuda>=77.0" in config["Env"]

@@ -43,7 +43,7 @@ def changes(prefix: Path, change: Any) -> dict[str, tuple[bytes, Any]]:
     found: dict[str, tuple[bytes, Any]] = {}
     with tarfile.open(fileobj=stream) as archive:
         for member in archive:
-            content = archive.extractfile(member)
+            content = archive.extractfile(member) if member.isreg() else None
             found[member.name] = (member.type, content.read() if content else member.linkname)
     return found
 
