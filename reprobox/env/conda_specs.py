@@ -34,15 +34,17 @@ _WINDOWS = re.compile(
     r"|pywin32-ctypes|(console|powershell)_shortcut.*|pyreadline3?|icc_rt|m2w64-.+|m2-.+|msys2-.+"
     r"|libwinpthread|win32_setctime|windows-curses|comtypes|pypiwin32|khronos-opencl-icd-loader)$"
 )
-_MACOS = re.compile(
-    r"^(appnope|libcxx|python\.app|pyobjc-.+|applaunchservices|libcxxabi|llvm-openmp-osx|clang_osx-.+|clangxx_osx-.+"
-    r"|cctools_osx-.+|ld64_osx-.+|compiler-rt_osx-.+|tapi|sigtool|ld64|cctools|khronos)$"
+_MACOS = re.compile(r"^(appnope|python\.app|pyobjc-.+|applaunchservices|llvm-openmp-osx|khronos)$")
+# Channels have builds of some of these for Linux too, but who pins a version of one without its build has an export
+# from macOS.
+_SELDOM_LINUX = re.compile(
+    r"^(libcxx|libcxxabi|clang_osx-.+|clangxx_osx-.+|cctools_osx-.+|ld64_osx-.+|compiler-rt_osx-.+|tapi|sigtool|ld64|cctools)$"
 )
 # Part of the build of all that needs nothing but one platform's Python or compiler: the same for years.
 # Source: exports of environments in public repositories, made on those platforms.
 _BUILDS = {
-    "Windows": re.compile(r"haa95532|h2bbff1b|he774522|h8cc25b3|hcbf5309|haa244fe"),
-    "macOS": re.compile(r"hecd8cb5|h9ed2024|hca03da5|h1a28f6b|h6e9494a"),
+    "Windows": re.compile(r"haa95532|h2bbff1b|he774522|h8cc25b3|hcbf5309|haa244fe|(^|_)win(64|32)(_|$)"),
+    "macOS": re.compile(r"hecd8cb5|h9ed2024|hca03da5|h1a28f6b|h6e9494a|(^|_)osx(64|arm64)(_|$)"),
 }
 _CHANNEL_SLIPS = {
     "default": DEFAULTS,
@@ -162,7 +164,15 @@ def find_platform(text: str) -> str | None:
             return f"a {kind} package"
         if build and _BUILDS[kind].search(build[1]):
             return f"a build for {kind}"
+    if _SELDOM_LINUX.fullmatch(name) and re.fullmatch(r"\s*={1,2}\s*\d[\w.]*", found["rest"]):
+        return "a macOS package"
     return None
+
+
+def has_platform_build(text: str) -> bool:
+    """Whether a match specification names a build that is not one for all platforms (`py_0`, `pyhd8ed1ab_0`)."""
+    found = re.fullmatch(r"[^\s=<>!~\[\]]+=[^=<>!~,|]+=([A-Za-z0-9_.]+)", strip_comment(text))
+    return bool(found and not re.fullmatch(r"(py|pyh\w*)_\d+|\d+|pypi_\d+", found[1]))
 
 
 def _read(name: str, rest: str, plain: str, where: str) -> MatchSpec:
@@ -178,6 +188,8 @@ def _read(name: str, rest: str, plain: str, where: str) -> MatchSpec:
     if unknown:
         raise _unreadable(where, plain, f"{unknown!r} cannot be asked for")
     rest = re.sub(r"\s*([=<>!~]{1,2}|,|\|)\s*", r"\1", rest)
+    # conda takes a version that ends in a dot for the releases below it.
+    rest = re.sub(r"(?<=\d)\.(?=$|[,|=\s])", "", rest)
     separator = "" if not rest or rest[0] in "=<>!~[" else " "
     try:
         specification = MatchSpec(f"{name}{separator}{rest}", strict=False)
@@ -194,6 +206,11 @@ def _require_python(version: str, plain: str, where: str) -> None:
     Raises:
         EnvironmentInvalid: It does not; also `3.1*`, which conda takes for 3.1 and people for 3.10 and later.
     """
+    if re.search(r"['\"]", plain) and "[" not in plain:
+        raise EnvironmentInvalid(
+            f"{where}: cannot read the requirement {plain[:200]!r}: quotes have no place in it",
+            hint="write " + re.sub(r"['\"]", "", plain)[:200],
+        )
     for part in re.split(r"[,|]", version.strip("'\"() ")):
         if part and (not _PYTHON_VERSION.fullmatch(part) or part == "3.1*"):
             raise EnvironmentInvalid(

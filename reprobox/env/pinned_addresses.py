@@ -208,5 +208,5 @@ def refuse_unchecked(name: str, *, where: str) -> EnvironmentInvalid:
     """Give the refusal of a package without checksum."""
     return EnvironmentInvalid(
         f"{where}: {name} has no checksum, so its bytes could not be checked",
-        hint="lock again with a tool that writes checksums, or add the package's sha256 there",
+        hint="make the file anew with checksums (conda list --explicit --sha256, or --md5), or add the sha256 there",
     )

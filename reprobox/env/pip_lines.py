@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from packaging.markers import InvalidMarker, Marker
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
@@ -148,7 +149,6 @@ _PASSED_OVER = {
 }  # fmt: skip
 _REFUSED = {
     "--no-binary": "builds from source; leave it out where the index has a wheel",
-    "--only-binary": "leave it out: wheels are always preferred",
     "--no-deps": "leave it out, or name each version",
     "--global-option": "leave it out",
     "--install-option": "leave it out",
@@ -165,6 +165,7 @@ _REPOSITORY = re.compile(r"(?P<address>(?:[\w+]+://)?[^/]*/[^@]*)(?:@(?P<revisio
 # Projects that have wheels for Windows or macOS alone and stand in exports of environments made there.
 _WINDOWS = re.compile(r"pywin32|pypiwin32|pywinpty|windows-curses|win-unicode-console|pywin32-ctypes-.+|torch-directml")
 _MACOS = re.compile(r"pyobjc|pyobjc-.+|tensorflow-macos|tensorflow-metal|mlx-metal")
+_PLATFORM_MARKERS = {"sys_platform", "platform_system", "os_name", "and", "not"}
 _SOURCES = (".tar.gz", ".tar.bz2", ".tar.xz", ".zip", ".tgz")
 
 
@@ -189,6 +190,10 @@ def parse_pip_line(text: str, *, source: str, line: int) -> PipLine:
     draft = _Draft()
     _take_options(plain, draft, where, line)
     rest = " ".join(draft.words).strip()
+    rest, marker = _split_marker(rest, where)
+    if marker is False:
+        draft.notes.append(Note(line=line, message=f"{hide_credentials(rest)[:200]} is left out: it is not for Linux"))
+        rest = ""
     if draft.editable is not None:
         draft.items.append(_reference(draft.editable, draft, where, line, editable=True))
     if rest:
@@ -230,6 +235,10 @@ def _take_options(text: str, draft: _Draft, where: str, line: int) -> None:
             draft.options.append(PipOption(kind=_BARE[name], value="", line=line))
         elif name == "--hash":
             draft.hashes.append(_value(value, separator, words, name, where))
+        elif name == "--only-binary" or (name == "--no-binary" and draft.words):
+            # Behind a requirement pip itself passes them over; wheels come first here anyhow.
+            _value(value, separator, words, name, where)
+            draft.notes.append(Note(line=line, message=f"pip option {name} is passed over: it decides nothing here"))
         elif name in _PASSED_OVER:
             if _PASSED_OVER[name]:
                 _value(value, separator, words, name, where)
@@ -283,6 +292,27 @@ def _requirement(text: str, draft: _Draft, where: str, line: int) -> WheelRequir
     return WheelRequirement(text=str(requirement), name=name, line=line, sha256s=_sha256s(draft, where))
 
 
+def _split_marker(text: str, where: str) -> tuple[str, bool | None]:
+    """Split the marker off an address, and tell whether it holds on Linux; None where there is none.
+
+    Raises:
+        EnvironmentInvalid: The marker asks for something else than the platform, which is not known yet.
+    """
+    found = re.fullmatch(
+        r"(?P<what>(?:[\w.-]+(?:\[[^\]]*\])?\s*@\s*)?(?:[a-z]+\+)?[a-z]+://\S+?)(?:\s+;\s*|;\s+)(?P<marker>.+)", text
+    )
+    if not found:
+        return text, None
+    try:
+        marker = Marker(found["marker"])
+    except (InvalidMarker, RecursionError):
+        raise _behind(where, text) from None
+    if set(re.findall(r"[a-z_]{3,}", re.sub(r"'[^']*'|\"[^\"]*\"", "", str(marker)))) - _PLATFORM_MARKERS:
+        raise _behind(where, text)
+    environment = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix", "extra": ""}
+    return found["what"], marker.evaluate(environment)
+
+
 def _hint_of(text: str) -> str:
     """Give the one edit that most likely helps."""
     name = r"^([A-Za-z0-9_.-]+(?:\[[^\]]*\])?)\s*"
@@ -302,8 +332,8 @@ def _hint_of(text: str) -> str:
 
 def _behind(where: str, text: str) -> EnvironmentInvalid:
     return EnvironmentInvalid(
-        f"{where}: what stands behind the address cannot be met: {text[:200]!r}",
-        hint="leave out all behind the address",
+        f"{where}: what stands behind the address cannot be told: {hide_credentials(text)[:200]!r}",
+        hint="leave out what stands behind the address, or the whole line, as the environment's Python has it",
     )
 
 

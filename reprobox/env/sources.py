@@ -109,11 +109,10 @@ def plan_sources(spec: EnvironmentSpec) -> SourcePlan:
                     hint="copy it into the project, or write a release of it",
                 )
             project.append(reference.address)
-            if not reference.editable:
-                notes.append(
-                    Note(line=reference.line, message=f"{reference.address} is put on the path of runs, not installed")
-                )
             continue
+        if re.match(r"git://github\.com/", reference.address):
+            message = f"{reference.address} cannot be fetched any more: GitHub ended git://; write git+https://"
+            notes.append(Note(line=reference.line, message=message))
         orders.append(_order(reference, where))
     return SourcePlan(orders=tuple(orders), project=tuple(dict.fromkeys(project)), notes=tuple(notes))
 

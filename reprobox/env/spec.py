@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import posixpath
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import yaml
 
@@ -19,31 +18,22 @@ from reprobox.env.conda_specs import (
     CondaRequirement,
     check_selector,
     find_platform,
+    has_platform_build,
     parse_channel,
     parse_conda_requirement,
     strip_comment,
 )
 from reprobox.env.documents import compose_yaml
-from reprobox.env.pip_lines import (
-    Note,
-    PipOption,
-    Reference,
-    WheelRequirement,
-    parse_pip_line,
-    parse_wheel_requirement,
-    split_requirements,
-)
+from reprobox.env.pip_lines import Note, PipOption, Reference, WheelRequirement
+from reprobox.env.pip_section import Include, PipLines
 from reprobox.errors import EnvironmentInvalid
 
 _SECTIONS = ("name", "channels", "dependencies", "variables", "prefix", "platforms", "category")
 _COMPLETE = frozenset([DEFAULTS, "conda-forge", "main", "anaconda"])
 """Names of channels that have Python and what it needs, also as part of a label or a mirror's path."""
 
-_INCLUDES = 20
-"""Requirements files that one environment file may draw in; more are a circle."""
-
-Include = Callable[[str], str | None]
-"""Gives the text of a file named relative to the environment file, or None where there is none."""
+_FOREIGN_HOMES = (("macOS", r"/Users/|/opt/homebrew/"), ("Windows", r"[A-Za-z]:[\\/]"))
+"""Where environments lie on other platforms, as the `prefix:` of an export tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,16 +76,6 @@ class EnvironmentSpec:
             requirement.name in ("python", "pip") and requirement.channel is None and requirement.is_version_only
             for requirement in self.conda
         )
-
-
-@dataclass(slots=True)
-class _Draft:
-    conda: list[CondaRequirement] = field(default_factory=list)
-    wheels: list[WheelRequirement] = field(default_factory=list)
-    references: list[Reference] = field(default_factory=list)
-    options: list[PipOption] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
-    included: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,9 +127,16 @@ def parse_environment(
     root = compose_yaml(text, source=source, hint=hint)
     if root is None:
         raise EnvironmentInvalid(f"{source}: the file is empty", hint="write `dependencies:` with `- python=3.11`")
+    listed = re.search(r"^# platform: (\S+)", text, re.MULTILINE)
+    if listed and isinstance(root, yaml.ScalarNode):
+        raise EnvironmentInvalid(
+            f"{source}: this is what `conda list --export` prints (for {listed[1][:100]}), which names no channels",
+            hint="make it anew: conda env export, or conda list --explicit --sha256",
+        )
     file = _File(source=source, lines=tuple(text.splitlines()), platform=platform, include=include)
     sections = dict(_mapping(root, file, "the file"))
-    draft = _Draft()
+    conda: list[CondaRequirement] = []
+    draft = PipLines()
     draft.notes.extend(_check_keys(sections, file))
     plain: list[tuple[yaml.Node, str]] = []
     nested: list[yaml.MappingNode] = []
@@ -162,10 +149,14 @@ def parse_environment(
                 plain.append((item, selector[1]))
         elif file.selected(item):
             plain.append((item, _scalar(item, file, "a dependency")))
-    _require_linux(plain, file)
+        else:
+            number = item.start_mark.line + 1
+            draft.notes.append(Note(line=number, message=f"{item.value[:200]} is left out: it is not for {platform}"))
+    prefix = sections["prefix"][1] if "prefix" in sections else None
+    _require_linux(plain, prefix.value if isinstance(prefix, yaml.ScalarNode) else "", file)
     for node, words in plain:
         if strip_comment(words):
-            draft.conda.append(parse_conda_requirement(words, source=source, line=node.start_mark.line + 1))
+            conda.append(parse_conda_requirement(words, source=source, line=node.start_mark.line + 1))
     for section in nested:
         _read_pip_section(section, file, draft)
     name = _scalar(sections["name"][1], file, "name") if "name" in sections else ""
@@ -174,7 +165,7 @@ def parse_environment(
         source=source,
         sha256=_digest([text, *draft.included]),
         channels=_channels(sections.get("channels"), file, draft),
-        conda=tuple(draft.conda),
+        conda=tuple(conda),
         wheels=tuple(draft.wheels),
         references=tuple(draft.references),
         options=tuple(draft.options),
@@ -203,25 +194,42 @@ def _check_keys(sections: dict[str, tuple[yaml.Node, yaml.Node]], file: _File) -
         meant = difflib.get_close_matches(key, ("dependencies", "channels", "variables"), n=1, cutoff=0.8)
         if meant:
             raise file.fail(node, f"unknown key {key[:200]!r}", f"did you mean {meant[0]}?")
+        if "dependencies" not in sections and "channels" not in sections:
+            raise file.fail(
+                node,
+                f"unknown key {key[:200]!r}, and there is no `dependencies:`: this is no environment file",
+                "name the environment file, or write `dependencies:` with `- python=3.11`",
+            )
         yield Note(line=node.start_mark.line + 1, message=f"unknown key {key[:200]!r} is passed over, as conda does")
 
 
-def _require_linux(items: Sequence[tuple[yaml.Node, str]], file: _File) -> None:
-    """Require that no package is of another platform alone.
+def _require_linux(items: Sequence[tuple[yaml.Node, str]], prefix: str, file: _File) -> None:
+    """Require that a file was not made on another platform: an export of builds from there can be met nowhere else.
 
     Raises:
-        EnvironmentInvalid: Some are; names all their lines.
+        EnvironmentInvalid: It was; names the lines, or what else tells.
     """
     foreign = [(item, words.strip(), kind) for item, words in items if (kind := find_platform(words))]
+    built = [(item, words.strip()) for item, words in items if has_platform_build(words)]
+    export = "make the file anew where it comes from: conda env export --from-history (or --no-builds)"
+    home = next((kind for kind, form in _FOREIGN_HOMES if re.match(form, prefix.strip())), None)
+    if home and built:
+        node, words = built[0]
+        raise file.fail(
+            node,
+            f"this is an export from {home} (its prefix is {prefix.strip()[:200]!r}): {words[:200]!r} and "
+            f"{len(built) - 1} other lines name builds from there; images are Linux",
+            export,
+        )
     if len(foreign) < 2:
         # One alone is told by what reads it.
         return
     node, words, kind = foreign[0]
-    lines = ", ".join(str(item.start_mark.line + 1) for item, _, _ in foreign)
+    lines = ", ".join(str(line) for line in sorted({item.start_mark.line + 1 for item, _, _ in foreign}))
     raise file.fail(
         node,
         f"{words[:200]!r} is {kind}; images are Linux, and {len(foreign)} lines of this file are not for it",
-        f"make the file with `conda env export --from-history`, or delete lines {lines}",
+        export if len(built) > 1 else f"make the file with `conda env export --from-history`, or delete lines {lines}",
     )
 
 
@@ -237,7 +245,7 @@ def _read_selector(node: yaml.MappingNode, file: _File) -> tuple[str, str] | Non
     return (found[1], _scalar(value, file, "a dependency")) if found else None
 
 
-def _channels(entry: tuple[yaml.Node, yaml.Node] | None, file: _File, draft: _Draft) -> tuple[str, ...]:
+def _channels(entry: tuple[yaml.Node, yaml.Node] | None, file: _File, draft: PipLines) -> tuple[str, ...]:
     """Read channels; `defaults` is searched last where none of them is known to have a Python, as conda does it.
 
     Source: CEP 24, which appends the default channels without `nodefaults`.
@@ -318,7 +326,7 @@ def _scalar(node: yaml.Node, file: _File, what: str) -> str:
     return value
 
 
-def _read_pip_section(node: yaml.MappingNode, file: _File, draft: _Draft) -> None:
+def _read_pip_section(node: yaml.MappingNode, file: _File, draft: PipLines) -> None:
     for key, (key_node, value) in _mapping(node, file, "this entry of dependencies"):
         if key != "pip":
             version = value.value if isinstance(value, yaml.ScalarNode) else ""
@@ -330,49 +338,4 @@ def _read_pip_section(node: yaml.MappingNode, file: _File, draft: _Draft) -> Non
         for item in _sequence((key_node, value), file, "pip"):
             if file.selected(item):
                 text = _scalar(item, file, "a pip requirement")
-                _read_pip_line(text, file.source, item.start_mark.line + 1, ".", file.include, draft)
-
-
-def _read_pip_line(text: str, source: str, line: int, folder: str, include: Include, draft: _Draft) -> None:
-    """Read one line of pip's; where it draws in a file, all of that file's lines count as this one."""
-    found = parse_pip_line(text, source=source, line=line)
-    draft.notes.extend(found.notes)
-    for item in found.items:
-        if isinstance(item, WheelRequirement):
-            draft.wheels.append(item)
-        else:
-            draft.references.append(item)
-    for option in found.options:
-        if option.kind in ("include", "constraint"):
-            _draw_in(option, source, folder, include, draft)
-        else:
-            draft.options.append(option)
-
-
-def _draw_in(option: PipOption, source: str, folder: str, include: Include, draft: _Draft) -> None:
-    """Read the requirements or constraints of another file.
-
-    Raises:
-        EnvironmentInvalid: It cannot be read, or such files draw each other in without an end.
-    """
-    where = f"{source}:{option.line}"
-    name = posixpath.normpath(posixpath.join(folder, option.value))
-    content = include(name)
-    if content is None:
-        raise EnvironmentInvalid(f"{where}: {option.value!r} cannot be read", hint="write the file, or its lines here")
-    draft.included.append(content)
-    if len(draft.included) > _INCLUDES:
-        raise EnvironmentInvalid(
-            f"{where}: requirements files draw each other in without an end", hint=f"take {option.value!r} out"
-        )
-    inner = _Draft(included=draft.included)
-    for number, row in split_requirements(content):
-        if option.kind == "constraint":
-            limit = parse_wheel_requirement(row, source=name, line=number)
-            inner.options.append(PipOption(kind="constraint", value=limit.text, line=option.line))
-        else:
-            _read_pip_line(row, name, number, posixpath.dirname(name) or ".", include, inner)
-    draft.wheels.extend(replace(item, line=option.line) for item in inner.wheels)
-    draft.references.extend(replace(item, line=option.line) for item in inner.references)
-    draft.options.extend(replace(item, line=option.line) for item in inner.options)
-    draft.notes.extend(Note(line=option.line, message=f"{name}:{note.line}: {note.message}") for note in inner.notes)
+                draft.read(text, source=file.source, line=item.start_mark.line + 1, include=file.include)

@@ -13,17 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reprobox.engines.base import Engine
-from reprobox.env.bases import (
-    DEFAULT_PLATFORM,
-    BaseSpec,
-    DebianPackage,
-    FlattenedBase,
-    find_base_folder,
-    find_debian_python,
-    load_base,
-    load_base_lock,
-    write_base_lock,
-)
+from reprobox.env.base_files import find_base_folder, load_base, load_base_lock, write_base_lock
+from reprobox.env.bases import DEFAULT_PLATFORM, BaseSpec, DebianPackage, FlattenedBase, find_debian_python
 from reprobox.env.client import Client
 from reprobox.env.lockfile import Lock
 from reprobox.env.project import Project

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reprobox.env.bases import DEFAULT_PLATFORM, digest_own_base
+from reprobox.env.base_files import digest_own_base
+from reprobox.env.bases import DEFAULT_PLATFORM
 from reprobox.env.client import Client, load_channel_places
 from reprobox.env.documents import decode_text
 from reprobox.env.freshness import Ground, require_fresh

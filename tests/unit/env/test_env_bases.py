@@ -10,19 +10,8 @@ import pytest
 import yaml
 from env_samples import BASE, base_spec, make_lock, sha, spoil
 
-from reprobox.env.bases import (
-    BaseSpec,
-    digest_base,
-    digest_own_base,
-    find_base_folder,
-    load_base,
-    load_base_lock,
-    parse_base,
-    parse_packages,
-    plan_closure,
-    render_packages,
-    write_base_lock,
-)
+from reprobox.env.base_files import digest_own_base, find_base_folder, load_base, load_base_lock, write_base_lock
+from reprobox.env.bases import BaseSpec, digest_base, parse_base, parse_packages, plan_closure, render_packages
 from reprobox.errors import EnvironmentInvalid
 
 Depends = dict[str, tuple[tuple[str, ...], ...]]

@@ -370,12 +370,28 @@ dependencies:
 
 
 def test_blocked_another_platform_with_builds() -> None:
-    """An export of Windows names all lines that are not for Linux, and the one edit, at once."""
+    """An export of builds from Windows is told as a whole: no line could stay, so the one edit is to make it anew."""
     error = refusal(WINDOWS)
+    assert error.message.startswith("environment.yml:5: this is an export from Windows (its prefix is 'C:")
+    assert "'ca-certificates=2022.2.1=haa95532_0' and 5 other lines" in error.message
+    assert "--from-history" in (error.hint or "")
+    error = refusal(WINDOWS.rpartition("prefix:")[0])
     assert error.message.startswith("environment.yml:5: 'ca-certificates=2022.2.1=haa95532_0' is a build for Windows")
     assert "5 lines" in error.message
     assert "--from-history" in (error.hint or "")
-    assert "delete lines 5, 7, 8, 9, 10" in (error.hint or "")
+
+
+def test_blocked_an_export_from_macos_without_builds() -> None:
+    """Names of macOS among versions: the lines to delete, as all others could stay."""
+    error = refusal("dependencies:\n  - python=3.9\n  - appnope=0.1.2\n  - numpy=1.21\n  - libcxx=14.0.6\n")
+    assert "2 lines of this file are not for it" in error.message
+    assert "delete lines 3, 5" in (error.hint or "")
+
+
+@pytest.mark.parametrize("spec", ["libcxx", "libcxx>=14", "libcxx=17.0.6=h00ab1b0_0", "clang_osx-64"])
+def test_what_linux_has_too_is_left_to_the_index(spec: str) -> None:
+    """conda-forge builds libcxx and cross compilers for Linux: only an export from macOS pins their bare versions."""
+    assert read(WITHOUT_BUILDS.format(spec)).conda[1].name == spec.partition(">")[0].partition("=")[0]
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,8 @@ def test_a_requirements_file_is_drawn_in() -> None:
         ("extra-index", "https://whl.example", 5),
         ("constraint", "numpy<2", 5),
     ]
-    assert [(note.line, note.message.split(": ")[0]) for note in spec.notes] == [(5, "requirements.txt:5")]
+    told = [(note.line, note.message.split(": ")[0]) for note in spec.notes]
+    assert told == [(5, "requirements.txt:3"), (5, "requirements.txt:5")]
 
 
 def test_what_is_drawn_in_is_part_of_the_digest() -> None:
@@ -373,3 +374,73 @@ def test_a_deep_file_does_not_kill_the_process() -> None:
         "except EnvironmentInvalid: pass\n"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+PYPROJECT = """\
+[project]
+name = "own"
+dependencies = ["six>=1.16", "own-lib @ git+https://git.example/o/lib.git@v1", "tomli; python_version < '3.11'"]
+[project.optional-dependencies]
+All_things = ["rich", "own[dev]"]
+[project.scripts]
+own = "own:main"
+"""
+
+
+def test_what_the_project_itself_needs_is_asked_for() -> None:
+    """`-e .` puts code on the path; its requirements and extras come from its own files, and a change makes a lock stale."""
+    files = {"pyproject.toml": PYPROJECT}
+    spec = read_with_files('"-e .[all-things]"', files)
+    assert [(wheel.name, wheel.line) for wheel in spec.wheels] == [("six", 5), ("tomli", 5), ("rich", 5), ("own", 5)]
+    assert [(r.kind, r.address) for r in spec.references] == [("folder", "."), ("git", "https://git.example/o/lib.git")]
+    told = " ".join(note.message for note in spec.notes)
+    assert "5 requirements are read from its own files" in told
+    assert "commands of . (own) are not on PATH" in told
+    assert spec.sha256 != read_with_files('"-e .[all-things]"', {"pyproject.toml": PYPROJECT + "# x"}).sha256
+    assert "no extra 'none'" in " ".join(n.message for n in read_with_files('"-e .[none]"', files).notes)
+
+
+def test_a_project_without_files_of_its_own_is_a_note() -> None:
+    """Nothing is known of what it needs, and that is said."""
+    assert "name no requirements" in read_with_files("-e .", {}).notes[0].message
+
+
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        ("https://a.example/x-1-py3-none-any.whl; 'linux' in sys_platform", 1),
+        ("https://a.example/x-1-cp39-cp39-macosx_11_0_arm64.whl ; sys_platform == 'darwin'", 0),
+        ("x @ git+https://a.example/x ; platform_system != 'Windows'", 1),
+        ("x @ https://a.example/x.tar.gz ; os_name == 'nt'", 0),
+    ],
+)
+def test_an_address_for_one_platform(line: str, kept: int) -> None:
+    """A marker of the platform behind an address is met or the line is left out, with a note."""
+    spec = parse_environment(with_pip(f'"{line}"'), source="environment.yml")
+    assert len(spec.references) == kept
+    assert ["left out" in note.message for note in spec.notes] == [True] * (1 - kept)
+
+
+def test_options_behind_a_requirement_are_passed_over() -> None:
+    """As pip does it, with a note; before any requirement --no-binary decides, and is refused."""
+    spec = parse_environment(
+        with_pip("six --no-binary=six\n      - rich --only-binary rich\n      - '--only-binary :all:'"), source="e"
+    )
+    assert [wheel.name for wheel in spec.wheels] == ["six", "rich"]
+    assert len(spec.notes) == 3
+    with pytest.raises(EnvironmentInvalid, match="--no-binary"):
+        parse_environment(with_pip("--no-binary six"), source="e")
+
+
+def test_what_is_no_environment_file_is_told() -> None:
+    """A configuration of something else, and what `conda list --export` prints."""
+    with pytest.raises(EnvironmentInvalid, match="no environment file"):
+        parse_environment("server: x\nport: 8\n", source="env.yml")
+    listed = "# This file may be used to create an environment\n# platform: win-64\nnumpy=1.2=py39_0\npip=22=py_0\n"
+    with pytest.raises(EnvironmentInvalid, match="conda list --export"):
+        parse_environment(listed, source="env.yml")
+
+
+def test_a_requirements_file_by_a_short_url() -> None:
+    """`-r file:requirements.txt`, as older pips took it."""
+    assert [w.name for w in read_with_files("-r file:limits.txt").wheels] == ["numpy"]
