@@ -82,14 +82,14 @@ def _digest_context(folder: Path) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def digest_own_base(name: str, root: Path) -> str:
-    """Digest what a base of the project itself asks for; "" for a base that came with reprobox.
+def digest_found_base(name: str, root: Path) -> tuple[str, bool]:
+    """Digest what a base asks for, and tell whether it is one of the project's own rather than of reprobox.
 
     Raises:
         EnvironmentInvalid: There is no such base, or it is broken.
     """
     folder = find_base_folder(name, root)
-    return "" if folder.parent in _shipped() else digest_base(load_base(folder))
+    return digest_base(load_base(folder)), folder.parent not in _shipped()
 
 
 def _shipped() -> tuple[Path, ...]:

@@ -21,13 +21,15 @@ class Ground:
 
     Attributes:
         base: Name of the base.
-        base_sha256: Digest of what a base of the project itself asks for; "" for one that came with reprobox, which
-            a newer reprobox may bring in another state without making locks stale.
+        base_sha256: Digest of what that base asks for.
+        base_is_own: Whether it is the project's own. A newer reprobox may bring one of its own in another state, which
+            makes no lock stale.
         python: Where reprobox.toml says that the interpreter comes from, or "auto".
     """
 
     base: str
     base_sha256: str = ""
+    base_is_own: bool = True
     python: str = "auto"
 
     def list_changes(self, then: Requested) -> list[str]:
@@ -35,7 +37,7 @@ class Ground:
         findings = []
         if self.base != then.base:
             findings.append(f"reprobox.toml: base {self.base} is asked for, the lock was made for {then.base}")
-        elif self.base_sha256 != then.base_sha256:
+        elif self.base_is_own and then.base_sha256 not in ("", self.base_sha256):
             findings.append(f"dockerfiles/{self.base} is not what the lock was made on")
         if self.python != then.python:
             words = {"auto": "nothing", "base": '"base"', "conda": '"conda"'}

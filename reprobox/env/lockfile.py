@@ -129,7 +129,7 @@ class Requested:
         wheels: Requirements of the index, sorted.
         others: References and options of pip, sorted; addresses in them are digested.
         project: Folders of the project whose code is on the path of every run (`-e .`), relative to the project.
-        base_sha256: Digest of what a base of the project itself asks for; "" for a base that came with reprobox.
+        base_sha256: Digest of what that base asked for; "" where it is not known.
         python: Where reprobox.toml says that the interpreter comes from: "base", "conda", or "auto" where it does not.
         link_scripts: Whether scripts of conda packages may run at link time.
     """

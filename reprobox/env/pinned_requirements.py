@@ -12,7 +12,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from reprobox.env.pinned import PinnedEnvironment, PinnedWheel, merge_wheels
-from reprobox.env.pinned_addresses import parse_checksum, parse_wheel_address, strip_credentials
+from reprobox.env.pinned_addresses import parse_checksum, parse_wheel_address, require_commit, strip_credentials
 from reprobox.env.pip_lines import Note, parse_pip_line, split_requirements
 from reprobox.errors import EnvironmentInvalid
 
@@ -218,7 +218,11 @@ def _read_requirement(row: str, draft: _Draft, place: _Place) -> PinnedWheel:
 def _read_address(name: str, address: str, marker: str, hashes: tuple[str, ...], place: _Place) -> PinnedWheel:
     found = parse_wheel_address(address, where=place.where)
     known = hashes or ((found.sha256,) if found.sha256 else ())
-    if found.kind != "file" or not known:
+    if found.kind == "git" and name:
+        # A whole commit is a checksum of what it holds.
+        require_commit(found, name=name, where=place.where)
+        known = ()
+    elif found.kind != "file" or not known:
         raise _refuse_unhashed(strip_credentials(address), place)
     if not (name or found.name):
         raise EnvironmentInvalid(

@@ -13,6 +13,7 @@ from reprobox.env.lockfile import CondaPackage
 from reprobox.env.pinned import PinnedConda, PinnedEnvironment
 from reprobox.env.pip_lines import WheelRequirement
 from reprobox.env.solve_conda import read_record
+from reprobox.env.sources import SourceOrder
 from reprobox.errors import ArtefactAltered, NoSolution
 
 Measure = Callable[[str], tuple[str, str, int]]
@@ -136,27 +137,50 @@ def _stem(file: str) -> str:
     return re.sub(r"\.(conda|tar\.bz2)$", "", file)
 
 
-def plan_wheels(pinned: PinnedEnvironment) -> tuple[WheelRequirement, ...]:
-    """Plan which requirements of the index stand for pinned wheels: exact versions, with the digests that are given.
+def plan_wheels(pinned: PinnedEnvironment) -> tuple[tuple[WheelRequirement, ...], tuple[SourceOrder, ...]]:
+    """Plan how pinned wheels are had: what the index answers, and what must be built from a pinned source.
+
+    Returns:
+        Requirements that stand for wheels: exact versions, with the digests that are given. And sources to build.
 
     Raises:
-        NoSolution: One is a source archive or a commit, which no index can answer.
+        NoSolution: A row names neither a version nor an address.
     """
-    found = []
+    found: list[WheelRequirement] = []
+    orders: list[SourceOrder] = []
     for wheel in pinned.wheels:
-        if not wheel.version or not wheel.sha256s or (wheel.file is not None and not wheel.file.endswith(".whl")):
+        where = f"{wheel.source or pinned.source}:{wheel.line}"
+        commit = re.fullmatch(r"git\+(\S+)@([0-9a-f]{40,64})(?:#subdirectory=(\S+))?", wheel.address or "")
+        if commit:
+            orders.append(
+                SourceOrder(
+                    kind="git",
+                    name=wheel.name,
+                    address=commit[1],
+                    revision=commit[2],
+                    subdirectory=commit[3],
+                    where=where,
+                )
+            )
+        elif wheel.address and wheel.file and not wheel.file.endswith(".whl") and len(wheel.sha256s) == 1:
+            (sha256,) = wheel.sha256s
+            orders.append(
+                SourceOrder(kind="archive", name=wheel.name, address=wheel.address, sha256=sha256, where=where)
+            )
+        elif not wheel.version or not wheel.sha256s or (wheel.file is not None and not wheel.file.endswith(".whl")):
             raise NoSolution(
-                f"{wheel.source or pinned.source}:{wheel.line}: {wheel.name} is pinned to "
-                f"{wheel.file or hide_credentials(wheel.address or 'a commit')}, which must be built from source",
+                f"{where}: {wheel.name} is pinned to {wheel.file or hide_credentials(wheel.address or 'a commit')}, "
+                "which has no address that it can be fetched from to be built",
                 hint=f"pin a release of {wheel.name} that has a wheel",
             )
-        marker = f" ; {wheel.markers}" if wheel.markers else ""
-        found.append(
-            WheelRequirement(
-                text=f"{wheel.name}=={wheel.version}{marker}",
-                name=wheel.name,
-                line=wheel.line,
-                sha256s=wheel.sha256s,
+        else:
+            marker = f" ; {wheel.markers}" if wheel.markers else ""
+            found.append(
+                WheelRequirement(
+                    text=f"{wheel.name}=={wheel.version}{marker}",
+                    name=wheel.name,
+                    line=wheel.line,
+                    sha256s=wheel.sha256s,
+                )
             )
-        )
-    return tuple(found)
+    return tuple(found), tuple(orders)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -101,6 +101,55 @@ def resolve_building(spec: EnvironmentSpec, resolver: Resolver, *, tools: Tools,
     return replace(lock, requested=requested)
 
 
+def build_pinned(
+    lock: Lock,
+    orders: Iterable[SourceOrder],
+    entry: EnvironmentEntry,
+    client: Client,
+    *,
+    tools: Tools,
+    old: Lock | None,
+) -> Lock:
+    """Build what another tool pinned to a source, and add it to a lock.
+
+    Args:
+        lock: All else that is pinned.
+        orders: What is pinned to a commit, or to a source archive by its hash.
+        entry: Which environment.
+        client: How places are reached.
+        tools: Give engine and images.
+        old: The lock that is there; what was built for it from the same bytes is kept.
+
+    Raises:
+        BuildError: Something cannot be built.
+    """
+    wheelhouse = entry.lock.parent / WHEELHOUSE
+    built = []
+    for order in orders:
+        before = (w for w in (old.wheels if old else ()) if w.built_from and w.name == order.name)
+        kept = next((w for w in before if order.is_exactly(w.built_from or "") and _is_kept(w, wheelhouse)), None)
+        if kept is None:
+            tools.say(f"building {order.shown} from source, in a container of the environment")
+            workshop = Workshop(
+                client=client,
+                cache=Cache(client.cache),
+                engine=tools.connect(),
+                image=tools.image,
+                wheelhouse=wheelhouse,
+            )
+            kept = build_source(order, lock, workshop, folder=entry.environment.parent)
+        built.append(kept)
+    names = {wheel.name for wheel in built}
+    wheels = [*(wheel for wheel in lock.wheels if wheel.name not in names), *built]
+    return replace(lock, wheels=tuple(sorted(wheels, key=lambda wheel: wheel.name)))
+
+
+def _is_kept(wheel: Wheel, wheelhouse: Path) -> bool:
+    """Whether what was built still lies beside the lock, as it was."""
+    file = wheelhouse / wheel.file
+    return file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == wheel.sha256
+
+
 def _place_in_project(path: str, entry: EnvironmentEntry, root: Path) -> str:
     """Give a folder that an environment file names, relative to the project.
 
@@ -180,8 +229,7 @@ class _Building:
                 same = order.revision in (None, wheel.version)
             else:
                 same = (unchanged and order.matches(wheel.built_from)) or order.is_exactly(wheel.built_from)
-            file = self._resolver.wheelhouse / wheel.file
-            if same and file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == wheel.sha256:
+            if same and _is_kept(wheel, self._resolver.wheelhouse):
                 found.append(wheel)
         # Two projects of one repository, neither of them named: which is which cannot be told.
         return found[0] if len(found) == 1 else None

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reprobox.env.base_files import digest_own_base
+from reprobox.env.base_files import digest_found_base
 from reprobox.env.bases import DEFAULT_PLATFORM
 from reprobox.env.client import Client, load_channel_places
 from reprobox.env.documents import decode_text
@@ -18,7 +18,7 @@ from reprobox.env.pinned import digest_pinned, find_pinned_kind, parse_pinned
 from reprobox.env.project import EnvironmentEntry, Project, lock_name
 from reprobox.errors import EnvironmentInvalid, IndexUnreachable, LockStale
 from reprobox.run.base import Tools, load_locked_base
-from reprobox.run.building import Resolver, resolve_building
+from reprobox.run.building import Resolver, build_pinned, resolve_building
 from reprobox.run.link_scripts import run_link_scripts
 from reprobox.run.resolve import LockOptions, client_for, client_of_pinned, resolve_pinned
 
@@ -37,7 +37,8 @@ def load_ground(entry: EnvironmentEntry, project: Project) -> Ground:
     Raises:
         EnvironmentInvalid: Its base is none, or broken.
     """
-    return Ground(base=entry.base, base_sha256=digest_own_base(entry.base, project.root), python=entry.python)
+    digest, is_own = digest_found_base(entry.base, project.root)
+    return Ground(base=entry.base, base_sha256=digest, base_is_own=is_own, python=entry.python)
 
 
 def load_spec(
@@ -171,7 +172,8 @@ def make_lock(
     old = _load_old_lock(entry)
     ground = load_ground(entry, project)
     if find_pinned_kind(source, text):
-        lock = resolve_pinned(text, source, base, client, options, ground, _include(entry), tools.say)
+        lock, orders = resolve_pinned(text, source, base, client, options, ground, _include(entry), tools.say)
+        lock = build_pinned(lock, orders, entry, find_addresses(entry, client), tools=tools, old=old)
     else:
         spec = _parse(text, source, entry, options.platform)
         for note in spec.notes:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from reprobox.env.conda_specs import CondaRequirement
     from reprobox.env.pinned import PinnedEnvironment
     from reprobox.env.pip_lines import WheelRequirement
+    from reprobox.env.sources import SourceOrder
     from reprobox.env.spec import EnvironmentSpec
 
 _ARCHSPECS = {"linux-64": "1=x86_64", "linux-aarch64": "1=aarch64"}
@@ -199,8 +200,12 @@ def resolve_pinned(
     ground: Ground,
     include: Callable[[str], str | None],
     say: Callable[[str], None],
-) -> Lock:
-    """Lock what another tool pinned: nothing is chosen anew, what its file leaves out is found."""
+) -> tuple[Lock, tuple[SourceOrder, ...]]:
+    """Lock what another tool pinned: nothing is chosen anew, what its file leaves out is found.
+
+    Returns:
+        The lock, and what is pinned to a source and must still be built for it.
+    """
     from reprobox.env.conda_specs import CondaRequirement
     from reprobox.env.pinned import digest_pinned, parse_pinned
     from reprobox.env.solve_pinned import complete_conda, plan_wheels
@@ -237,8 +242,9 @@ def resolve_pinned(
         )
     else:
         python = base.python
+    requirements, orders = plan_wheels(pinned)
     wheels = solve_wheels(
-        plan_wheels(pinned),
+        requirements,
         python=python or "",
         glibc=base.spec.glibc,
         platform=options.platform,
@@ -246,7 +252,7 @@ def resolve_pinned(
         source=source,
         dependencies=False,
     )
-    return _assemble(
+    lock = _assemble(
         base,
         options,
         virtual_packages,
@@ -263,6 +269,7 @@ def resolve_pinned(
             others=(f"pinned by {pinned.kind}",),
         ),
     )
+    return lock, orders
 
 
 def client_for(spec: EnvironmentSpec, client: Client, *, folder: Path) -> Client:

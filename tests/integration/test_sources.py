@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -161,3 +163,78 @@ def test_a_build_cannot_hand_out_a_file_of_ours(tmp_path: Path) -> None:
     tool = make_project(tmp_path / "p", "./linky-1.0.tar.gz")
     tool("lock", code=6)
     assert not (tmp_path / "p/wheels").exists()
+
+
+def make_archive(folder: Path, name: str) -> tuple[Path, str]:
+    """A source archive of one module; gives it and its sha256."""
+    source = folder / f"{name}-1.0"
+    source.mkdir(parents=True)
+    (source / "setup.py").write_text(
+        f"from setuptools import setup\nsetup(name='{name}', version='1.0', py_modules=['{name}'])\n"
+    )
+    (source / f"{name}.py").write_text("X = 3\n")
+    archive = folder / f"{name}-1.0.tar.gz"
+    subprocess.run(["tar", "-czf", str(archive), source.name], cwd=folder, check=True)
+    return archive, hashlib.sha256(archive.read_bytes()).hexdigest()
+
+
+def test_sources_that_another_tool_pinned_are_built(tmp_path: Path, repository: Path) -> None:
+    """A requirements.txt with a commit and a source archive by its hash: built from just these bytes, once."""
+    archive, sha256 = make_archive(tmp_path, "plain")
+    commit = git(repository, "rev-parse", "HEAD")
+    folder = tmp_path / "p"
+    folder.mkdir()
+    text = f"mini-proj @ git+file://{repository}@{commit}\nplain @ {archive.as_uri()} --hash=sha256:{{}}\n"
+    (folder / "requirements.txt").write_text(text.format(sha256))
+    (folder / "reprobox.toml").write_text('[env.x]\nenvironment = "requirements.txt"\n')
+    (folder / "t.py").write_text("import mini, plain; print(mini.VALUE + plain.X)\n")
+    tool = Tool(folder)
+    assert "building mini-proj from source" in tool("lock").err
+    lock = (folder / "reprobox.lock").read_text()
+    assert commit in lock
+    assert f"sha256:{sha256}" in lock
+    assert tool("run", "t.py").out == "44\n"
+    assert "building" not in tool("lock").err
+    (folder / "requirements.txt").write_text(text.format("0" * 64))
+    assert "does not hash to what that line says" in tool("lock", code=11).err
+    assert (folder / "reprobox.lock").read_text() == lock
+
+
+def test_old_wheels_beside_the_lock_are_not_offered(tmp_path: Path) -> None:
+    """What an earlier lock had built lies there still, and decides nothing."""
+    archive, _ = make_archive(tmp_path, "plain")
+    tool = make_project(tmp_path / "p", str(archive))
+    tool("lock")
+    (wheel,) = (tmp_path / "p/wheels").iterdir()
+    evil = wheel.with_name("six-99.0-py3-none-any.whl")
+    evil.write_bytes(wheel.read_bytes())
+    make_project(tmp_path / "p", str(archive), "six")
+    tool("lock")
+    assert "99.0" not in (tmp_path / "p/reprobox.lock").read_text()
+
+
+def test_wheels_of_a_folder_beside_the_file(tmp_path: Path) -> None:
+    """`-f ./folder` starts where the environment file is, not where the command was typed."""
+    archive, _ = make_archive(tmp_path, "plain")
+    tool = make_project(tmp_path / "first", str(archive))
+    tool("lock")
+    other = make_project(tmp_path / "p", "-f ./found", "plain==1.0")
+    shutil.copytree(tmp_path / "first/wheels", tmp_path / "p/found")
+    elsewhere = Tool(tmp_path, other.environ)
+    elsewhere("-C", "p", "lock")
+    elsewhere("-C", "p", "build", "--no-load", "--output", "oci:image")
+    assert (tmp_path / "p/image/index.json").is_file()
+
+
+def test_requirements_of_the_project_itself_are_locked(tmp_path: Path) -> None:
+    """`-e .` brings what its pyproject.toml asks for, with extras; editing that makes the lock stale, by name."""
+    tool = make_project(tmp_path / "p", '"-e .[more]"')
+    text = (
+        "[project]\nname = 'own'\nversion = '1'\ndependencies = ['six']\noptional-dependencies.more = ['idna==3.10']\n"
+    )
+    (tool.folder / "pyproject.toml").write_text(text)
+    assert "2 requirements are read from its own files" in tool("lock").err
+    lock = (tool.folder / "reprobox.lock").read_text()
+    assert "file: idna-3.10-py3-none-any.whl" in lock
+    (tool.folder / "pyproject.toml").write_text(text.replace("'six'", "'six', 'toolz'"))
+    assert "environment.yml:4: toolz is not in the lock" in tool("lock", "--check", code=3).err

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from env_samples import BASE, base_spec, make_lock, sha, spoil
 
-from reprobox.env.base_files import digest_own_base, find_base_folder, load_base, load_base_lock, write_base_lock
+from reprobox.env.base_files import digest_found_base, find_base_folder, load_base, load_base_lock, write_base_lock
 from reprobox.env.bases import BaseSpec, digest_base, parse_base, parse_packages, plan_closure, render_packages
 from reprobox.errors import EnvironmentInvalid
 
@@ -276,7 +276,7 @@ def test_a_dockerfile_is_more_than_its_text(tmp_path: Path) -> None:
     (folder / "Dockerfile").write_text("FROM scratch\nCOPY files /\n")
     (folder / "files/a").write_text("1")
     first = digest_base(load_base(folder))
-    assert digest_own_base("own", tmp_path) == first
+    assert digest_found_base("own", tmp_path) == (first, True)
     (folder / "base.lock").write_text("x")
     (folder / "base.linux-aarch64.lock").write_text("x")
     assert digest_base(load_base(folder)) == first
@@ -294,4 +294,6 @@ def test_a_dockerfile_is_more_than_its_text(tmp_path: Path) -> None:
 
 def test_a_base_that_came_with_reprobox_makes_no_lock_stale(tmp_path: Path) -> None:
     """A newer reprobox may bring another state of it; the lock pins what it was made on."""
-    assert digest_own_base("debian-12", tmp_path) == ""
+    digest, is_own = digest_found_base("debian-12", tmp_path)
+    assert len(digest) == 64
+    assert not is_own

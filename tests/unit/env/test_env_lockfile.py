@@ -356,14 +356,22 @@ def test_another_constraint_is_another_python(other: str) -> None:
     [
         (Ground(base="other"), "base other is asked for"),
         (Ground(base="debian-12", base_sha256="00"), "dockerfiles/debian-12 is not what"),
-        (Ground(base="debian-12", python="conda"), 'python is "conda", when the lock was made it was nothing'),
+        (
+            Ground(base="debian-12", base_sha256="11", python="conda"),
+            'python is "conda", when the lock was made it was nothing',
+        ),
     ],
 )
 def test_what_an_environment_stands_on_makes_a_lock_stale(ground: Ground, words: str) -> None:
     """Another base, an edited one, another place of the interpreter: each is told, though the file is the same."""
     spec = parse_environment(ENVIRONMENT, source="environment.yml")
+    lock = dataclasses.replace(
+        fresh_lock(), requested=render_requested(spec, ground=Ground(base="debian-12", base_sha256="11"))
+    )
     with pytest.raises(LockStale, match=re.escape(words)):
-        require_fresh(fresh_lock(), spec, ground=ground, source="reprobox.lock", command="")
+        require_fresh(lock, spec, ground=ground, source="reprobox.lock", command="")
+    theirs = Ground(base="debian-12", base_sha256="22", base_is_own=False)
+    require_fresh(lock, spec, ground=theirs, source="reprobox.lock", command="")
     again = dataclasses.replace(LOCK, requested=render_requested(spec, ground=ground), variables=())
     assert read(render_lock(again)).requested == again.requested
 

@@ -69,7 +69,7 @@ def test_every_spelling_of_an_index(options: str) -> None:
         ("b>=2 ; python_version < '4'", "b>=2"),
         (f"b==2 --hash=sha512:{'a' * 128}", "b==2"),
         ("b @ https://me:secret@h.example/b-1-py3-none-any.whl", "b-1-py3-none-any.whl"),
-        (f"b @ git+https://h.example/b@{'a' * 40}", "git+https://h.example/b"),
+        (f"git+https://h.example/b@{'a' * 40}", "git+https://h.example/b"),
         ("./b", "./b"),
         ("-e .", "the project's own code"),
         ("-e git+https://me:secret@h.example/b", "the project's own code"),
@@ -188,3 +188,11 @@ def test_pips_own_rule_tells_whether_a_file_is_hashed() -> None:
 def test_a_file_without_entries_says_so() -> None:
     """It pins nothing, and that is a note."""
     assert "no package at all" in read("# nothing\n").notes[0].message
+
+
+def test_a_commit_is_a_checksum() -> None:
+    """A named project at a whole commit is pinned; at a branch it is not."""
+    (wheel,) = read(f"b @ git+https://h.example/b@{'a' * 40}#subdirectory=x\n").wheels
+    assert (wheel.name, wheel.sha256s) == ("b", ())
+    assert wheel.address == f"git+https://h.example/b@{'a' * 40}#subdirectory=x"
+    assert "without a whole commit" in refusal("b @ git+https://h.example/b@main\n")
