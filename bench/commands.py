@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +14,18 @@ from pathlib import Path
 
 _STOP_WAIT_S = 60
 _SHOWN_LINES = 15
+# A process starts with the memory of the one that it was forked from, which counts as its own peak. So each command is
+# started by a small process, not by this one, and what it cost is told over a pipe.
+_LAUNCH = """\
+import json, os, signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+usual = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+process = subprocess.Popen(sys.argv[2:], preexec_fn=usual)
+signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+_, status, usage = os.wait4(process.pid, 0)
+with open(int(sys.argv[1]), "w") as pipe:
+    json.dump([os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, usage.ru_maxrss], pipe)
+"""
 
 
 class BenchError(Exception):
@@ -50,32 +64,36 @@ def run_command(argv: Sequence[str], *, environ: Mapping[str, str], folder: Path
         KeyboardInterrupt: Interrupted; the command was stopped first.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        busy_s, began_s = load_busy_s(), time.perf_counter()
-        try:
-            process = subprocess.Popen(
-                list(argv), stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=dict(environ), cwd=folder
-            )
-        except OSError as error:
-            raise BenchError(f"{argv[0]} cannot be started: {error}") from None
-        try:
-            _, status, usage = os.wait4(process.pid, 0)
-        except KeyboardInterrupt:
-            _stop(process)
-            raise
-        wall_s, busy_s = time.perf_counter() - began_s, load_busy_s() - busy_s
-        process.returncode = os.waitstatus_to_exitcode(status)
+        reading, writing = os.pipe()
+        with os.fdopen(reading) as pipe:
+            busy_s, began_s = load_busy_s(), time.perf_counter()
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-S", "-E", "-c", _LAUNCH, str(writing), *argv],
+                    stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=dict(environ), cwd=folder, pass_fds=[writing],
+                )  # fmt: skip
+            finally:
+                os.close(writing)
+            try:
+                told = pipe.read()
+                process.wait()
+            except KeyboardInterrupt:
+                _stop(process)
+                raise
+            wall_s, busy_s = time.perf_counter() - began_s, load_busy_s() - busy_s
+        code, cpu_s, peak_kib = json.loads(told) if told else (1, 0.0, 0)
         out.seek(0)
         stdout = out.read().decode("utf-8", "replace")
-        if process.returncode != 0:
+        if code != 0:
             err.seek(0)
             said = (stdout + err.read().decode("utf-8", "replace")).strip().splitlines()[-_SHOWN_LINES:]
             shown = " ".join(argv)[:200]
-            raise BenchError(f"`{shown}` ended with {process.returncode}:\n  " + "\n  ".join(said))
+            raise BenchError(f"`{shown}` ended with {code}:\n  " + "\n  ".join(said))
     return Cost(
         wall_s=wall_s,
-        cpu_s=usage.ru_utime + usage.ru_stime,
+        cpu_s=cpu_s,
         machine_cpu_s=busy_s,
-        peak_bytes=usage.ru_maxrss * 1024,
+        peak_bytes=peak_kib * 1024,
         stdout=stdout,
     )
 

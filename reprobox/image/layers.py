@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, NewType
 
 from reprobox.errors import BuildError
+from reprobox.image.tar_format import BLOCK, render_header
 
 DiffId = NewType("DiffId", str)
 """`sha256:` and 64 hex digits, over the bytes of an uncompressed layer."""
@@ -29,7 +30,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RATIO_LIMIT = 300
 _SMALL = 256 << 20
 _CHUNK = 1 << 20
-_BLOCK = 512
+_TOGETHER = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,8 @@ class LayerWriter:
         self._stream = stream
         self._check = check
         self._hash = hashlib.sha256()
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
         self._size = 0
         self._files = 0
         self._directories: set[str] = set()
@@ -139,8 +142,8 @@ class LayerWriter:
                 self._write(chunk)
         if written != size:
             raise BuildError(f"{path}: holds another number of bytes than its package says ({size})")
-        if size % _BLOCK:
-            self._write(bytes(_BLOCK - size % _BLOCK))
+        if size % BLOCK:
+            self._write(bytes(BLOCK - size % BLOCK))
 
     def add_symlink(self, path: str, target: str, *, mtime: int = GENERATED_MTIME) -> None:
         """Add a symbolic link."""
@@ -156,7 +159,8 @@ class LayerWriter:
 
     def finish(self) -> LayerDigest:
         """End the tar and tell what was written."""
-        self._write(bytes(2 * _BLOCK))
+        self._write(bytes(2 * BLOCK))
+        self._flush()
         return LayerDigest(diff_id=DiffId("sha256:" + self._hash.hexdigest()), size_bytes=self._size, files=self._files)
 
     def _parents(self, path: str) -> None:
@@ -165,12 +169,20 @@ class LayerWriter:
             self.add_directory(parent)
 
     def _header(self, path: str, kind: bytes, *, mode: int, mtime: int, size: int = 0, link: str = "") -> None:
-        info = tarfile.TarInfo(path)
-        info.type, info.mode, info.mtime, info.size, info.linkname = kind, mode, max(0, mtime), size, link
-        self._write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+        self._write(render_header(path, kind, mode=mode, mtime=max(0, mtime), size=size, link=link))
 
     def _write(self, data: bytes) -> None:
+        # Hashing and writing many small pieces costs more than the pieces do: they go out together.
+        self._waiting.append(data)
+        self._waiting_bytes += len(data)
+        self._size += len(data)
+        if self._waiting_bytes >= _TOGETHER:
+            self._flush()
+
+    def _flush(self) -> None:
         self._check()
+        data = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
+        self._waiting.clear()
+        self._waiting_bytes = 0
         self._hash.update(data)
         self._stream.write(data)
-        self._size += len(data)

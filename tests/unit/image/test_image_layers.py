@@ -221,12 +221,13 @@ def test_a_path_that_leaves_the_image_is_refused(path: str) -> None:
     assert caught.value.hint
 
 
-def test_giving_up_is_asked_before_every_write() -> None:
+def test_giving_up_is_asked_before_every_write(monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer is given up at its next write once its check says so; the error is the check's own."""
 
     class GivenUp(Exception):
         pass
 
+    monkeypatch.setattr("reprobox.image.layers._TOGETHER", 512)
     calls = 0
 
     def check() -> None:
