@@ -66,6 +66,10 @@ def lock(
             "--export", metavar="KIND", help="Print the lock as conda-lock, explicit or requirements; change nothing."
         ),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", metavar="NAME", help="Where sources are built and scripts run.", show_default=False),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Pin an environment: environment.yml -> reprobox.lock."""
@@ -78,6 +82,7 @@ def lock(
     from reprobox.run.resolve import LockOptions
 
     session: Session = context.obj
+    session.engine_name = engine
     entry = session.find_environment(environment)
     if platform != DEFAULT_PLATFORM:
         entry = replace(entry, lock=entry.lock.with_name(lock_name(platform)))
@@ -170,6 +175,9 @@ def build(
         typer.Option("--output", metavar="KIND:PATH", help="Also write it: oci:DIR or docker-archive:FILE."),
     ] = None,
     no_load: Annotated[bool, typer.Option("--no-load", help="Do not load it into the engine.")] = False,
+    engine: Annotated[
+        str | None, typer.Option("--engine", metavar="NAME", help="The engine to load it into.", show_default=False)
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print each layer with its reason.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -186,6 +194,7 @@ def build(
     from reprobox.run.resolve import LockOptions
 
     session: Session = context.obj
+    session.engine_name = engine
     target = _parse_output(output, session.cwd)
     entry = session.find_environment_for_here(environment)
     found = load_fresh_lock(entry, session.project)

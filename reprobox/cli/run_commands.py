@@ -50,6 +50,10 @@ NetworkOption = Annotated[bool, typer.Option("--network", help="Give the contain
 MemoryOption = Annotated[
     str | None, typer.Option("--memory", metavar="SIZE", help="Limit, such as 8g (default: 90 % of the engine's).")
 ]
+EngineOption = Annotated[
+    str | None,
+    typer.Option("--engine", metavar="NAME", help="docker, podman or charliecloud (default: the first that answers)."),
+]
 NoPlaceOption = Annotated[
     bool, typer.Option("--no-place", help="Do not copy outputs into this folder; only record them.")
 ]
@@ -82,12 +86,14 @@ def run(
     network: NetworkOption = False,
     memory: MemoryOption = None,
     no_place: NoPlaceOption = False,
+    engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a script, or any command, in the pinned image, and record it."""
     from reprobox.run.driver import run_script
 
     session: Session = context.obj
+    session.engine_name = engine
     options = _options(
         session, inputs, outputs, metrics, determinism, seed, threads, gpus, env, network, memory, no_place
     )
@@ -112,12 +118,14 @@ def evaluate(
     network: NetworkOption = False,
     memory: MemoryOption = None,
     no_place: NoPlaceOption = False,
+    engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a recorded run's outputs in that run's own image, after checking them."""
     from reprobox.run.driver import evaluate_run
 
     session: Session = context.obj
+    session.engine_name = engine
     options = _options(
         session, inputs, outputs, metrics, determinism, seed, threads, gpus, env, network, memory, no_place
     )

@@ -31,10 +31,12 @@ class Session:
     Attributes:
         directory: Where it acts, as the user named it.
         environ: The process environment.
+        engine_name: Name of the container engine that the command line asks for, or None.
     """
 
     directory: str
     environ: Mapping[str, str]
+    engine_name: str | None = None
 
     @cached_property
     def cwd(self) -> Path:
@@ -95,7 +97,13 @@ class Session:
         """
         from reprobox.engines.choose import connect_engine
 
-        return connect_engine(self.environ)
+        asked = self.engine_name or self.environ.get("REPROBOX_ENGINE") or self.project.engine
+        return connect_engine(self.client.environ, asked=asked, store=self.engine_store)
+
+    @property
+    def engine_store(self) -> Path:
+        """Folder for images and containers of engines that have no daemon."""
+        return self.client.cache / "engines"
 
     @cached_property
     def workers(self) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 RUN_LABEL = "org.reprobox.run"
 """Label with the run's id, on every container."""
@@ -27,8 +27,10 @@ class EngineInfo:
         storage: Storage driver, or "".
         cpus: Processors that containers may use.
         memory_bytes: Memory of its machine.
-        rootless: Whether root in a container is an ordinary user outside.
+        rootless: Whether it runs without root of its machine.
         keeps: Promises of the run contract that it keeps, by name.
+        caller: Who in a container is the caller outside: "same" (numbers are those of the machine), "root", or "any"
+            (whatever number is asked for).
     """
 
     name: str
@@ -39,6 +41,26 @@ class EngineInfo:
     memory_bytes: int
     rootless: bool
     keeps: tuple[str, ...]
+    caller: Literal["same", "root", "any"] = "same"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadableImage:
+    """An image on its way into an engine.
+
+    Attributes:
+        id: Digest of its configuration.
+        diff_ids: Its layers, lowest first.
+        config: Bytes of its configuration.
+        render_archive: Renders a docker-archive that holds the layers named, and only those.
+        unpack: Unpacks it into an empty folder, as its file system is.
+    """
+
+    id: str
+    diff_ids: tuple[str, ...]
+    config: bytes
+    render_archive: Callable[[Collection[str]], Iterator[bytes]]
+    unpack: Callable[[Path], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,11 +181,19 @@ class Engine(Protocol):
     def list_layers(self) -> list[tuple[str, ...]]:
         """Layer chains that it holds, of images that reprobox made, lowest layer first."""
 
-    def load_archive(self, chunks: Iterator[bytes]) -> None:
-        """Load a docker-archive, given in chunks.
+    @property
+    def takes_parts(self) -> bool:
+        """Whether layers that it holds need not be given again, so that handing over lower ones early helps."""
+
+    def load_image(self, image: LoadableImage, *, held: int) -> None:
+        """Load an image.
+
+        Args:
+            image: The image.
+            held: How many of its lowest layers the engine holds already, as `list_layers` says.
 
         Raises:
-            EngineRefused: It cannot, for example because a layer left out is not there.
+            EngineRefused: It cannot.
         """
 
     def tag_image(self, image_id: str, name: str, tag: str) -> None:
@@ -214,6 +244,7 @@ class Engine(Protocol):
 PROMISES = (
     "network-none",
     "read-only-root",
+    "read-only-inputs",
     "capabilities-dropped",
     "no-new-privileges",
     "user",
@@ -222,6 +253,19 @@ PROMISES = (
     "clean-environment",
 )
 """The run contract, by name."""
+
+SENTENCES = {
+    "network-none": "keep a container off the network",
+    "read-only-root": "make the image read-only",
+    "read-only-inputs": "make inputs read-only",
+    "capabilities-dropped": "drop capabilities",
+    "no-new-privileges": "keep programs from gaining privileges",
+    "user": "run as another user than root",
+    "memory-limit": "limit memory",
+    "pids-limit": "limit the number of processes",
+    "clean-environment": "keep the host's variables out",
+}
+"""What an engine does that keeps a promise, for people."""
 
 
 @dataclass(slots=True)

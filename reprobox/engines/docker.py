@@ -5,9 +5,9 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from reprobox.engines.base import (
     PROMISES,
@@ -17,6 +17,7 @@ from reprobox.engines.base import (
     ContainerRequest,
     EngineInfo,
     FoundContainer,
+    LoadableImage,
     Sink,
 )
 from reprobox.errors import AcceleratorError, EngineMissing, EngineRefused
@@ -26,8 +27,12 @@ _TIMEOUT_S = 120
 
 
 @contextmanager
-def _ours(doing: str) -> Iterator[None]:
+def translate_errors(doing: str, *, name: str = "Docker") -> Iterator[None]:
     """Turn the SDK's errors into ours.
+
+    Args:
+        doing: What the engine was asked to do.
+        name: What people call the engine.
 
     Raises:
         EngineMissing: The engine does not answer.
@@ -40,10 +45,10 @@ def _ours(doing: str) -> Iterator[None]:
         yield
     except docker.errors.APIError as error:
         reason = error.explanation or str(error)
-        raise EngineRefused(f"Docker refused to {doing}: {reason}", hint="see `reprobox doctor`") from None
+        raise EngineRefused(f"{name} refused to {doing}: {reason}", hint="see `reprobox doctor`") from None
     except (docker.errors.DockerException, requests.RequestException, ConnectionError) as error:
         raise EngineMissing(
-            f"Docker stopped answering while asked to {doing}: {error}", hint="see `reprobox doctor`"
+            f"{name} stopped answering while asked to {doing}: {error}", hint="see `reprobox doctor`"
         ) from None
 
 
@@ -56,6 +61,9 @@ class DockerEngine:
     Raises:
         EngineMissing: No engine answers there, or it is too old.
     """
+
+    name: ClassVar[str] = "docker"
+    title: ClassVar[str] = "Docker"
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         import docker
@@ -77,19 +85,27 @@ class DockerEngine:
                 hint="upgrade Docker to 19.03 or later",
             )
 
+    def _ours(self, doing: str) -> AbstractContextManager[None]:
+        return translate_errors(doing, name=self.title)
+
+    def render(self, request: ContainerRequest) -> dict[str, Any]:
+        """Render a request as the body of the create call."""
+        return render_request(request)
+
     def describe(self) -> EngineInfo:
         """Say what it is."""
-        with _ours("describe itself"):
+        with self._ours("describe itself"):
             info = self._api.info()
         options = info.get("SecurityOptions") or []
         return EngineInfo(
-            name="docker",
+            name=self.name,
             version=info.get("ServerVersion", ""),
             api=self._api.api_version,
             storage=info.get("Driver", ""),
             cpus=int(info.get("NCPU", 1)),
             memory_bytes=int(info.get("MemTotal", 0)),
             rootless=any("rootless" in option for option in options),
+            caller="root" if any("rootless" in option for option in options) else "same",
             keeps=tuple(
                 promise
                 for promise in PROMISES
@@ -102,7 +118,7 @@ class DockerEngine:
         """Whether it holds the image of this id with exactly these layers."""
         import docker.errors
 
-        with _ours("look for an image"):
+        with self._ours("look for an image"):
             try:
                 found = self._api.inspect_image(image_id)
             except docker.errors.ImageNotFound:
@@ -111,31 +127,50 @@ class DockerEngine:
 
     def list_layers(self) -> list[tuple[str, ...]]:
         """Layer chains that it holds, of images that reprobox made, lowest layer first."""
-        with _ours("list images"):
+        with self._ours("list images"):
             images = self._api.images(filters={"label": "org.reprobox.lock"}, all=True)
             chains = [self._api.inspect_image(image["Id"])["RootFS"].get("Layers") or [] for image in images]
         return [tuple(chain) for chain in chains]
 
+    @property
+    def takes_parts(self) -> bool:
+        """Whether layers that it holds need not be given again."""
+        return True
+
+    def load_image(self, image: LoadableImage, *, held: int) -> None:
+        """Load an image; an engine hashes what it is given and refuses layers that are not what they are called."""
+        try:
+            self.load_archive(image.render_archive(image.diff_ids[held:]))
+        except EngineRefused:
+            # An engine may hold layers in a way that does not let them be named without their bytes; then it gets all.
+            if held == 0:
+                raise
+            self.load_archive(image.render_archive(image.diff_ids))
+
     def load_archive(self, chunks: Iterator[bytes]) -> None:
-        """Load a docker-archive, given in chunks."""
-        with _ours("load the image"):
+        """Load a docker-archive, given in chunks.
+
+        Raises:
+            EngineRefused: It cannot, for example because a layer left out is not there.
+        """
+        with self._ours("load the image"):
             # With progress lines the engine is never silent for long, so the ordinary limit of time holds.
             for line in self._api.load_image(chunks, quiet=False):
                 if "error" in line:
                     raise EngineRefused(
-                        f"Docker refused to load the image: {line['error']}", hint="see `reprobox doctor`"
+                        f"{self.title} refused to load the image: {line['error']}", hint="see `reprobox doctor`"
                     )
 
     def tag_image(self, image_id: str, name: str, tag: str) -> None:
         """Give an image a name for people."""
-        with _ours("name the image"):
+        with self._ours("name the image"):
             self._api.tag(image_id, name, tag, force=True)
 
     def remove_image(self, image_id: str) -> None:
         """Remove an image without those below it."""
 
         try:
-            with _ours("remove an image"):
+            with self._ours("remove an image"):
                 self._api.remove_image(image_id, noprune=True)
         except EngineRefused:
             # Gone, or in use: either way it is not ours to force.
@@ -145,7 +180,7 @@ class DockerEngine:
         """Find an image by its reference with a digest, pulling it where it is not here."""
         import docker.errors
 
-        with _ours(f"find the image {reference}"):
+        with self._ours(f"find the image {reference}"):
             try:
                 return str(self._api.inspect_image(reference)["Id"])
             except docker.errors.ImageNotFound:
@@ -156,7 +191,7 @@ class DockerEngine:
     def build_dockerfile(self, folder: Path, dockerfile: str) -> str:
         """Build a Dockerfile in a folder."""
         said: list[str] = []
-        with _ours("build the base"), tempfile.TemporaryDirectory(prefix="reprobox-base-") as scratch:
+        with self._ours("build the base"), tempfile.TemporaryDirectory(prefix="reprobox-base-") as scratch:
             file = Path(scratch) / "Dockerfile"
             file.write_text(dockerfile, encoding="utf-8")
             for line in self._api.build(path=str(folder), dockerfile=str(file), rm=True, forcerm=True, decode=True):
@@ -170,7 +205,7 @@ class DockerEngine:
 
     def export_image(self, image_id: str) -> Iterator[bytes]:
         """Export an image's whole file system as a tar, in chunks."""
-        with _ours("export the base"):
+        with self._ours("export the base"):
             # Never started; an image without a command of its own could not even be created without one.
             container = self._api.create_container(image_id, command=["true"])["Id"]
             try:
@@ -180,12 +215,12 @@ class DockerEngine:
 
     def start(self, request: ContainerRequest, *, stdout: Sink, stderr: Sink) -> DockerContainer:
         """Start a container; its output goes to the sinks from a thread, as it comes."""
-        with _ours("create the container"):
-            created = self._api.create_container_from_config(render_request(request), name=request.name)
-        container = DockerContainer(self._api, created["Id"])
+        with self._ours("create the container"):
+            created = self._api.create_container_from_config(self.render(request), name=request.name)
+        container = DockerContainer(self._api, created["Id"], engine=self.title)
         try:
             container.follow(stdout, stderr)
-            with _ours("start the container"):
+            with self._ours("start the container"):
                 self._api.start(created["Id"])
         except EngineRefused as error:
             container.remove()
@@ -202,7 +237,7 @@ class DockerEngine:
 
     def find_containers(self, state: Path) -> list[FoundContainer]:
         """Containers that work, or worked, for a `.reprobox` folder."""
-        with _ours("list containers"):
+        with self._ours("list containers"):
             rows = self._api.containers(all=True, filters={"label": f"{STATE_LABEL}={state}"})
         return [
             FoundContainer(
@@ -216,11 +251,11 @@ class DockerEngine:
 
     def adopt(self, found: FoundContainer) -> DockerContainer:
         """Take over a container that another process started."""
-        return DockerContainer(self._api, found.id)
+        return DockerContainer(self._api, found.id, engine=self.title)
 
     def read_logs(self, found: FoundContainer) -> tuple[bytes, bytes]:
         """Read what a container printed so far: stdout and stderr."""
-        with _ours("read a container's output"):
+        with self._ours("read a container's output"):
             return (
                 bytes(self._api.logs(found.id, stdout=True, stderr=False)),
                 bytes(self._api.logs(found.id, stdout=False, stderr=True)),
@@ -230,14 +265,15 @@ class DockerEngine:
 class DockerContainer:
     """A container of Docker."""
 
-    def __init__(self, api: Any, container_id: str) -> None:
+    def __init__(self, api: Any, container_id: str, *, engine: str = "Docker") -> None:
         self._api = api
         self._id = container_id
+        self._engine = engine
         self._follower: threading.Thread | None = None
 
     def follow(self, stdout: Sink, stderr: Sink) -> None:
         """Attach to it before it starts, so that no output is missed."""
-        with _ours("attach to the container"):
+        with translate_errors("attach to the container", name=self._engine):
             stream = self._api.attach(self._id, stdout=True, stderr=True, stream=True, logs=False, demux=True)
 
         def pump() -> None:
@@ -252,7 +288,7 @@ class DockerContainer:
 
     def wait(self) -> ContainerExit:
         """Wait for its end."""
-        with _ours("wait for the container"):
+        with translate_errors("wait for the container", name=self._engine):
             # No limit in time: a training may take days.
             code = int(self._api.wait(self._id, timeout=None)["StatusCode"])
             if self._follower is not None:
@@ -263,7 +299,7 @@ class DockerContainer:
     def stop(self, *, grace_s: int) -> None:
         """Ask it to end, and end it after `grace_s` seconds."""
         try:
-            with _ours("stop the container"):
+            with translate_errors("stop the container", name=self._engine):
                 self._api.stop(self._id, timeout=grace_s)
         except EngineRefused:
             return
@@ -271,7 +307,7 @@ class DockerContainer:
     def remove(self) -> None:
         """Remove it."""
         try:
-            with _ours("remove the container"):
+            with translate_errors("remove the container", name=self._engine):
                 self._api.remove_container(self._id, force=True, v=True)
         except EngineRefused:
             return

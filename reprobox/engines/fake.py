@@ -22,6 +22,7 @@ from reprobox.engines.base import (
     ContainerRequest,
     EngineInfo,
     FoundContainer,
+    LoadableImage,
     Sink,
 )
 from reprobox.errors import EngineRefused
@@ -66,6 +67,15 @@ class FakeEngine:
     def list_layers(self) -> list[tuple[str, ...]]:
         """Layer chains that it holds."""
         return list(self.images.values())
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether layers that it holds need not be given again."""
+        return True
+
+    def load_image(self, image: LoadableImage, *, held: int) -> None:
+        """Load an image."""
+        self.load_archive(image.render_archive(image.diff_ids[held:]))
 
     def load_archive(self, chunks: Iterator[bytes]) -> None:
         """Load a docker-archive, given in chunks."""

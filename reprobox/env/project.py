@@ -77,6 +77,7 @@ class Project:
         run: The `[run]` table.
         mirrors: The `[mirrors]` table: "pypi", "debian" and "conda" → URL; "channels" → channel → URL;
             "folder" → path of a folder that `reprobox mirror` made.
+        engine: Name of the container engine to take, or None for the first that answers.
     """
 
     root: Path
@@ -84,6 +85,7 @@ class Project:
     environments: dict[str, EnvironmentEntry] = field(default_factory=dict)
     run: RunDefaults = field(default_factory=RunDefaults)
     mirrors: dict[str, Any] = field(default_factory=dict)
+    engine: str | None = None
 
     @property
     def state(self) -> Path:
@@ -128,7 +130,7 @@ def parse_project(text: str, *, root: Path) -> Project:
     except (ValueError, RecursionError) as error:
         # TOMLDecodeError is a ValueError; a number of thousands of digits is another.
         raise EnvironmentInvalid(f"reprobox.toml: {error}", hint="correct that line") from None
-    _require_keys(document, ("default", "env", "run", "mirrors"), "reprobox.toml")
+    _require_keys(document, ("default", "engine", "env", "run", "mirrors"), "reprobox.toml")
     environments = {name: _environment(name, table, root) for name, table in _table(document, "env").items()}
     run = _table(document, "run")
     _require_keys(run, tuple(RunDefaults.__dataclass_fields__), "[run]")
@@ -138,6 +140,7 @@ def parse_project(text: str, *, root: Path) -> Project:
     return Project(
         root=root,
         default=_optional_text(document, "default"),
+        engine=_optional_text(document, "engine"),
         environments=environments,
         run=RunDefaults(**values),
         mirrors=_mirrors(_table(document, "mirrors")),

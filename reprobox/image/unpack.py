@@ -9,21 +9,47 @@ Source: OCI image specification, layer.md (applying changesets).
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import shutil
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import IO, Literal
 
-from reprobox.errors import BuildError
+from reprobox.errors import ArtefactAltered, BuildError
 from reprobox.image.layers import check_path
 
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 _CHUNK = 1 << 20
 
 Kind = Literal["folder", "file", "link"]
+
+
+class _Hashed(io.RawIOBase):
+    """A stream that is hashed while it is read."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._digest = hashlib.sha256()
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes."""
+        data = self._stream.read(size)
+        self._digest.update(data)
+        return data
+
+    def finish(self) -> str:
+        """Read what is left; gives the digest of all."""
+        while self.read(_CHUNK):
+            pass
+        return "sha256:" + self._digest.hexdigest()
 
 
 @dataclass(slots=True)
@@ -80,7 +106,12 @@ class _Tree:
 
 
 def unpack_layers(
-    layers: Sequence[Path], folder: Path, *, below: str = "", check: Callable[[], None] = lambda: None
+    layers: Sequence[Path],
+    folder: Path,
+    *,
+    below: str = "",
+    expected: Sequence[str] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Unpack layers into an empty folder.
 
@@ -88,16 +119,25 @@ def unpack_layers(
         layers: Uncompressed tars, lowest first.
         folder: An empty folder.
         below: Only unpack what lies below this path, such as "opt/env"; all of it where this is "".
+        expected: Digests that the layers must have ("sha256:…"), in the same order; None where they were checked.
         check: Called for every member; raises to give up.
 
     Raises:
+        ArtefactAltered: A layer does not hash to what is expected.
         BuildError: A layer cannot be read, or holds a path that is none inside.
     """
     tree = _Tree(root=folder)
-    for layer in layers:
+    for number, layer in enumerate(layers):
         try:
-            with tarfile.open(layer, mode="r:", bufsize=_CHUNK) as archive:
-                _unpack_layer(archive, tree, layer.name, below, check)
+            with layer.open("rb") as file:
+                # Read once, from front to back, and hashed on the way.
+                stream = _Hashed(file)
+                with tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK) as archive:
+                    _unpack_layer(archive, tree, layer.name, below, check)
+                if expected is not None and stream.finish() != expected[number]:
+                    raise ArtefactAltered(
+                        f"the layer {layer.name} was altered since it was written", hint="build again"
+                    )
         except tarfile.TarError as error:
             raise BuildError(f"the layer {layer.name} cannot be read: {error}", hint="build again") from None
     for path, target in tree.links.items():

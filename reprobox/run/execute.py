@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -12,16 +11,25 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from reprobox import __version__
-from reprobox.engines.base import RUN_LABEL, STATE_LABEL, Container, ContainerRequest, EngineInfo, Mount
+from reprobox.engines.base import (
+    PROMISES,
+    RUN_LABEL,
+    SENTENCES,
+    STATE_LABEL,
+    Container,
+    ContainerRequest,
+    EngineInfo,
+    Mount,
+)
 from reprobox.env.lockfile import Lock, render_lock
 from reprobox.errors import EngineError, RecordError, ReproboxError
-from reprobox.image.debian import USER_ID
 from reprobox.image.oci import render_cuda_labels
 from reprobox.records.digests import digest_bytes
 from reprobox.records.record import Draft, Record, RecordedFile, RunId, Status
 from reprobox.records.store import RunStore, make_run_id
 from reprobox.run.collect import Baseline, collect_outputs, place_outputs, read_baseline, seal
 from reprobox.run.hardware import Gpus, load_hardware
+from reprobox.run.identity import choose_identity
 from reprobox.run.prepare import Prepared
 from reprobox.run.settings import GUEST, TRAIL, WORK, Settings, render_variables
 from reprobox.run.snapshot import (
@@ -73,10 +81,11 @@ def execute(
     if of is not None:
         plan = _without_outputs_of(of, plan, store, root)
     info = world.engine.describe()
-    # In a rootless engine, root in the container is the caller outside; elsewhere nobody runs as root.
-    user_id = 0 if info.rootless else _user_id()
-    if not info.rootless:
-        require_readable(plan, user_id=user_id)
+    identity = choose_identity(info)
+    if not identity.is_caller:
+        require_readable(plan, user_id=identity.number)
+    for promise in sorted(set(PROMISES) - set(info.keeps)):
+        world.say(f"note: {info.name} cannot {SENTENCES[promise]} here; the record says so")
     for note in plan.notes:
         world.say(f"note: {note}")
     inputs = hash_inputs(plan, workers=world.workers)
@@ -84,9 +93,12 @@ def execute(
     active = store.begin(run)
     try:
         draft = _draft(world, prepared, command, settings, gpus, plan, inputs, run=run, of=of, info=info, active=active)
-        request = _request(prepared, command, settings, plan, active, draft, cwd=world.cwd, root=root, user_id=user_id)
-        hand_over(active / "work", user_id=user_id)
-        hand_over(active / "trail", user_id=user_id)
+        request = _request(
+            prepared, command, settings, plan, active, draft, cwd=world.cwd, root=root, user=identity.user
+        )
+        if not identity.is_caller:
+            hand_over(active / "work", user_id=identity.number)
+            hand_over(active / "trail", user_id=identity.number)
         baseline = read_baseline(active / "work")
         rest = {
             "baseline": baseline,
@@ -349,7 +361,7 @@ def _request(
     *,
     cwd: Path,
     root: Path,
-    user_id: int,
+    user: str,
 ) -> ContainerRequest:
     mounts = [
         Mount(source=active / "work", target=WORK, writable=True),
@@ -364,7 +376,7 @@ def _request(
         argv=command.argv,
         environment=tuple(sorted(render_variables(settings, _project_paths(prepared.lock, root)).items())),
         working_directory=str(PurePosixPath(WORK, cwd.relative_to(root).as_posix())),
-        user=f"{user_id}:{user_id}",
+        user=user,
         mounts=tuple(mounts),
         network=settings.network,
         memory_bytes=settings.memory_bytes,
@@ -394,10 +406,6 @@ def _changed_inputs(plan: SnapshotPlan, before: tuple[RecordedFile, ...], world:
         for word, paths in (("changed", changed), ("removed", gone), ("added", new))
         for path in sorted(paths)
     ]
-
-
-def _user_id() -> int:
-    return os.geteuid() or USER_ID
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

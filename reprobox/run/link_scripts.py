@@ -26,11 +26,11 @@ from reprobox.env.lockfile import LinkedFiles, Lock
 from reprobox.env.project import EnvironmentEntry
 from reprobox.errors import BuildError
 from reprobox.image.cache import Cache
-from reprobox.image.debian import USER_ID
 from reprobox.image.layers import LayerDigest, LayerWriter
 from reprobox.image.places import PREFIX
 from reprobox.image.unpack import unpack_layers
 from reprobox.run.base import Tools
+from reprobox.run.identity import choose_identity
 from reprobox.run.snapshot import hand_over
 
 _MESSAGES = ".messages.txt"
@@ -163,10 +163,11 @@ def _run(
     """
     engine = tools.connect()
     info = engine.describe()
-    user = 0 if info.rootless else os.geteuid() or USER_ID
+    identity = choose_identity(info)
     for folder in (scratch, scratch / "tree", prefix.parent):
         folder.chmod(0o755)
-    hand_over(prefix, user_id=user)
+    if not identity.is_caller:
+        hand_over(prefix, user_id=identity.number)
     before = dict(_scan(prefix))
     printed = Collected()
     request = ContainerRequest(
@@ -178,7 +179,7 @@ def _run(
             ("PYTHONHASHSEED", "0"), ("ROOT_PREFIX", f"/{PREFIX}"), ("SOURCE_DATE_EPOCH", "315532800"), ("TZ", "UTC"),
         ),
         working_directory=f"/{PREFIX}",
-        user=f"{user}:{user}",
+        user=identity.user,
         mounts=(Mount(source=prefix, target=f"/{PREFIX}", writable=True),),
         memory_bytes=int(info.memory_bytes * 0.9) or None,
         labels=((RUN_LABEL, "link"), (STATE_LABEL, str(scratch))),

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reprobox.engines.base import Engine
+from reprobox.engines.base import Engine, LoadableImage
 from reprobox.env.client import Client
 from reprobox.env.lockfile import Lock
 from reprobox.env.project import EnvironmentEntry
-from reprobox.errors import ArtefactAltered, EngineRefused
+from reprobox.errors import ArtefactAltered, BuildError, EngineRefused
 from reprobox.image.build import Build, Progress, start_build
 from reprobox.image.cache import Cache, CachedLayer
 from reprobox.image.layers import DiffId
 from reprobox.image.oci import Image, list_omissions, render_archive, render_image
+from reprobox.image.unpack import unpack_layers
 from reprobox.run.base import Connect, Tools
 from reprobox.run.locking import find_addresses
 
@@ -120,7 +121,8 @@ def prepare_image(
         while sent < count:
             build.layers[sent].result()
             ready = sent + 1
-            while ready < count and build.layers[ready].done():
+            while ready < count and (build.layers[ready].done() or not engine.takes_parts):
+                build.layers[ready].result()
                 ready += 1
             layers = tuple(future.result() for future in build.layers[:ready])
             held = max((_common(chain, layers) for chain in chains), default=0)
@@ -131,8 +133,7 @@ def prepare_image(
                 progress.advance(task, ready)
                 continue
             blobs = {layer.digest.diff_id: layer.path for layer in layers}
-            new = {layer.digest.diff_id: layer.path for layer in layers[held:]}
-            _load(engine, image, new, blobs, cache)
+            _load(engine, image, blobs, held, cache)
             chains.append(tuple(image.diff_ids))
             if not whole:
                 parts.append(image.config_digest)
@@ -151,17 +152,10 @@ def prepare_image(
     return Prepared(entry=entry, lock=lock, image=image, reused=False, notes=notes)
 
 
-def _load(engine: Engine, image: Image, new: Mapping[DiffId, Path], blobs: Mapping[DiffId, Path], cache: Cache) -> None:
-    # An engine hashes what it is given and refuses layers that are not what they are called.
+def _load(engine: Engine, image: Image, blobs: Mapping[DiffId, Path], held: int, cache: Cache) -> None:
     try:
-        try:
-            engine.load_archive(render_archive(image, dict(new), verify=False))
-        except EngineRefused:
-            # An engine may hold layers in a way that does not let them be named without their bytes; then it gets all.
-            if len(new) == len(blobs):
-                raise
-            engine.load_archive(render_archive(image, dict(blobs), verify=False))
-    except EngineRefused as error:
+        engine.load_image(make_loadable(image, blobs), held=held)
+    except (EngineRefused, ArtefactAltered, BuildError) as error:
         damaged = [diff_id for diff_id in blobs if not cache.check_blob(diff_id)]
         if damaged:
             raise ArtefactAltered(
@@ -170,6 +164,25 @@ def _load(engine: Engine, image: Image, new: Mapping[DiffId, Path], blobs: Mappi
                 hint="build again; and look at the disk if it happens twice",
             ) from None
         raise
+
+
+def make_loadable(image: Image, blobs: Mapping[DiffId, Path]) -> LoadableImage:
+    """Give an image in the form that engines take, from where its layers lie."""
+
+    def render(wanted: Collection[str]) -> Iterator[bytes]:
+        # An engine hashes what it is given.
+        return render_archive(image, {d: path for d, path in blobs.items() if d in set(wanted)}, verify=False)
+
+    def unpack(folder: Path) -> None:
+        unpack_layers([blobs[diff_id] for diff_id in image.diff_ids], folder, expected=image.diff_ids)
+
+    return LoadableImage(
+        id=image.config_digest,
+        diff_ids=tuple(image.diff_ids),
+        config=image.config,
+        render_archive=render,
+        unpack=unpack,
+    )
 
 
 def _common(chain: tuple[str, ...], layers: tuple[object, ...]) -> int:

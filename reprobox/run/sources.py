@@ -34,9 +34,9 @@ from reprobox.env.solve_wheels import find_source_archive, solve_wheels
 from reprobox.env.sources import SourceOrder, parse_build_requirements
 from reprobox.errors import ArtefactAltered, BuildError, EnvironmentInvalid, NoSolution
 from reprobox.image.cache import Cache
-from reprobox.image.debian import USER_ID
 from reprobox.image.fetch import Fetcher, measure_package
 from reprobox.image.layers import limit_unpacked
+from reprobox.run.identity import choose_identity
 
 _EPOCH = "315532800"
 _OF_OTHER_REPOSITORIES = (
@@ -289,8 +289,8 @@ def _build(order: SourceOrder, lock: Lock, source: Path, out: Path, scratch: Pat
     required = parse_build_requirements(text, where=order.where)
     _fetch_build_requirements(required, lock, scratch / "wheels", workshop)
     info = workshop.engine.describe()
-    user = os.geteuid() or USER_ID
-    if os.geteuid() == 0:
+    identity = choose_identity(info)
+    if not identity.is_caller:
         # The container's user is nobody's here; what it writes is read back below.
         out.chmod(0o777)
         for path in (scratch, *source.rglob("*"), source):
@@ -306,7 +306,7 @@ def _build(order: SourceOrder, lock: Lock, source: Path, out: Path, scratch: Pat
             ("SOURCE_DATE_EPOCH", _EPOCH), ("TZ", "UTC"),
         ),
         working_directory="/tmp",
-        user=f"{user}:{user}",
+        user=identity.user,
         mounts=(
             Mount(source=source, target="/in/source"),
             Mount(source=scratch / "wheels", target="/in/wheels"),
