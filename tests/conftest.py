@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +70,57 @@ class Tool:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+
+# Programs that tests use, and the Debian packages that bring them (with what those need to be of use here).
+_PACKAGES = {
+    "docker-registry": ("docker-registry",),
+    "podman": ("podman", "runc", "catatonit", "uidmap", "slirp4netns", "netavark"),
+    "ch-run": ("charliecloud",),
+    "skopeo": ("skopeo",),
+    "openssl": ("openssl",),
+}
+
+
+def require_program(name: str) -> str:
+    """The path of a program that a test uses; installed where root runs the tests, as everything else of them."""
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    if shutil.which(name, path=path) is None:
+        if os.geteuid() != 0:
+            pytest.skip(
+                f"{name} is not installed, and this user cannot install it: apt-get install {_PACKAGES[name][0]}"
+            )
+        subprocess.run([str(REPO / "scripts/apt-install.sh"), *_PACKAGES[name]], check=True)
+    found = shutil.which(name, path=path)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    """A real registry on loopback, empty; its address."""
+    program = require_program("docker-registry")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    configuration = tmp_path / "registry.yml"
+    configuration.write_text(
+        f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {tmp_path / 'registry'}\n"
+        f"http:\n  addr: 127.0.0.1:{port}\n"
+    )
+    running = subprocess.Popen(
+        [program, "serve", str(configuration)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"127.0.0.1:{port}"
+    finally:
+        running.terminate()
+        running.wait()
 
 
 def read_golden(name: str, value: Any, update: bool) -> Any:

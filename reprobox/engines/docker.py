@@ -96,7 +96,10 @@ class DockerEngine:
         """Say what it is."""
         with self._ours("describe itself"):
             info = self._api.info()
-        options = info.get("SecurityOptions") or []
+        # Docker says it among its security options, Podman under a key of its own.
+        rootless = any("rootless" in option for option in info.get("SecurityOptions") or []) or bool(
+            info.get("Rootless")
+        )
         return EngineInfo(
             name=self.name,
             version=info.get("ServerVersion", ""),
@@ -104,8 +107,8 @@ class DockerEngine:
             storage=info.get("Driver", ""),
             cpus=int(info.get("NCPU", 1)),
             memory_bytes=int(info.get("MemTotal", 0)),
-            rootless=any("rootless" in option for option in options),
-            caller="root" if any("rootless" in option for option in options) else "same",
+            rootless=rootless,
+            caller="root" if rootless else "same",
             keeps=tuple(
                 promise
                 for promise in PROMISES
@@ -270,6 +273,7 @@ class DockerContainer:
         self._id = container_id
         self._engine = engine
         self._follower: threading.Thread | None = None
+        self._stopped = False
 
     def follow(self, stdout: Sink, stderr: Sink) -> None:
         """Attach to it before it starts, so that no output is missed."""
@@ -294,10 +298,13 @@ class DockerContainer:
             if self._follower is not None:
                 self._follower.join()
             state = self._api.inspect_container(self._id)["State"]
-        return ContainerExit(exit_code=code, out_of_memory=bool(state.get("OOMKilled")))
+        # Podman 4.3 does not tell with the older control groups; killed by nobody here, it was the limit.
+        killed = self._engine == "Podman" and code == 137 and not self._stopped
+        return ContainerExit(exit_code=code, out_of_memory=bool(state.get("OOMKilled")) or killed)
 
     def stop(self, *, grace_s: int) -> None:
         """Ask it to end, and end it after `grace_s` seconds."""
+        self._stopped = True
         try:
             with translate_errors("stop the container", name=self._engine):
                 self._api.stop(self._id, timeout=grace_s)

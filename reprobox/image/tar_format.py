@@ -33,7 +33,7 @@ def render_header(path: str, kind: bytes, *, mode: int, mtime: int, size: int = 
         One block, or three and more where a value has no room in it.
     """
     # A directory's name ends in a slash, which counts.
-    name = path + "/" if kind == b"5" else path
+    name = path + "/" if kind == b"5" and not path.endswith("/") else path
     records: dict[str, str] = {}
     name_field = _fit(name, "path", records)
     link_field = _fit(link, "linkpath", records)

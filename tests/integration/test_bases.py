@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +13,7 @@ import pytest
 
 from tests.channel.build import default_cache, make_channel
 from tests.channel.server import Server, serve
-from tests.conftest import REPO, Tool
+from tests.conftest import Tool
 
 ENVIRONMENT = "channels: [conda-forge]\ndependencies:\n  - python=3.11\n  - pip:\n      - idna==3.10\n"
 
@@ -38,36 +35,6 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     subprocess.run(["docker", "tag", found["config_digest"], name], check=True)
     yield name
     subprocess.run(["docker", "rmi", name], check=False, capture_output=True)
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[str]:
-    """A real registry on loopback; its address."""
-    if shutil.which("docker-registry") is None:
-        if os.geteuid() != 0:
-            pytest.skip("docker-registry is not installed, and this user cannot install it")
-        subprocess.run([str(REPO / "scripts/apt-install.sh"), "docker-registry"], check=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    configuration = tmp_path / "registry.yml"
-    configuration.write_text(
-        f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {tmp_path / 'registry'}\n"
-        f"http:\n  addr: 127.0.0.1:{port}\n"
-    )
-    running = subprocess.Popen(
-        ["docker-registry", "serve", str(configuration)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield f"127.0.0.1:{port}"
-    finally:
-        running.terminate()
-        running.wait()
 
 
 def make_project(folder: Path, server: Server, base: str, dockerfile: str = "") -> Tool:
