@@ -22,6 +22,7 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Look at engine, GPUs, space and cache; mend what a killed run left behind."""
+    from reprobox.engines.choose import find_engines
     from reprobox.errors import EngineMissing
     from reprobox.run.hardware import load_gpus
     from reprobox.run.recover import recover_runs
@@ -34,7 +35,11 @@ def doctor(
         problem = error
     info = engine.describe() if engine else None
     gpus = load_gpus()
-    leftovers = recover_runs(session.store, engine, now=session.clock.now(), workers=session.workers, act=not only_look)
+    everyone = find_engines(session.client.environ, store=session.engine_store)
+    answering = {name: found for name, found in everyone.items() if not isinstance(found, EngineMissing)}
+    leftovers = recover_runs(
+        session.store, answering, now=session.clock.now(), workers=session.workers, act=not only_look
+    )
     cache = session.client.cache
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
@@ -42,6 +47,7 @@ def doctor(
         "engine": None
         if info is None
         else {"name": info.name, "version": info.version, "storage": info.storage, "keeps": list(info.keeps)},
+        "engines": [_describe(name, found) for name, found in everyone.items()],
         "gpu_driver": gpus.driver,
         "gpus": [{"index": gpu.index, "uuid": gpu.uuid, "model": gpu.model} for gpu in gpus.devices],
         "gpu_problem": gpus.problem,
@@ -61,9 +67,33 @@ def doctor(
         raise problem
 
 
+def _describe(name: str, found: Any) -> dict[str, Any]:
+    from reprobox.engines.base import PROMISES
+    from reprobox.errors import EngineMissing
+
+    if isinstance(found, EngineMissing):
+        return {"name": name, "problem": found.message, "hint": found.hint}
+    info = found.describe()
+    missing = [promise for promise in PROMISES if promise not in info.keeps]
+    return {
+        "name": name,
+        "version": info.version,
+        "storage": info.storage,
+        "rootless": info.rootless,
+        "keeps": list(info.keeps),
+        "lacks": missing,
+    }
+
+
 def _tell(document: dict[str, Any], *, only_look: bool) -> None:
     engine = document["engine"]
     say(f"engine   {engine['name']} {engine['version']} ({engine['storage']})" if engine else "engine   none answers")
+    for other in document["engines"]:
+        if "problem" in other:
+            say(f"  {other['name']:<13} {other['problem']}")
+            continue
+        lacks = f"; cannot: {', '.join(other['lacks'])}" if other["lacks"] else ""
+        say(f"  {other['name']:<13} {other['version']}{' without root' if other['rootless'] else ''}{lacks}")
     if document["gpu_problem"]:
         say(f"GPUs     the NVIDIA driver cannot be asked: {document['gpu_problem']}")
     elif document["gpus"]:

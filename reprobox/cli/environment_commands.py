@@ -174,6 +174,15 @@ def build(
         str | None,
         typer.Option("--output", metavar="KIND:PATH", help="Also write it: oci:DIR or docker-archive:FILE."),
     ] = None,
+    push: Annotated[
+        str | None, typer.Option("--push", metavar="REF", help="Also push it to a registry: HOST/NAME:TAG.")
+    ] = None,
+    compress: Annotated[
+        str, typer.Option("--compress", metavar="HOW", help="Of what is pushed: none or zstd.")
+    ] = "none",
+    sbom: Annotated[
+        Path | None, typer.Option("--sbom", metavar="FILE", help="Also write its bill of materials (SPDX, JSON).")
+    ] = None,
     no_load: Annotated[bool, typer.Option("--no-load", help="Do not load it into the engine.")] = False,
     engine: Annotated[
         str | None, typer.Option("--engine", metavar="NAME", help="The engine to load it into.", show_default=False)
@@ -182,19 +191,24 @@ def build(
     as_json: JsonOption = False,
 ) -> None:
     """Turn a lock into an image, and load it into the engine."""
+    from reprobox import __version__
     from reprobox.cli.progress import make_progress
+    from reprobox.cli.registry_commands import parse_compression, render_pushed, tell_pushed
     from reprobox.env.project import lock_platform
     from reprobox.image.cache import Cache
     from reprobox.image.oci import write_archive, write_oci_layout
     from reprobox.image.plan import plan_layers
+    from reprobox.image.sbom import render_sbom
     from reprobox.report.documents import render_build
     from reprobox.report.text import render_size, render_table
     from reprobox.run.locking import load_fresh_lock, make_lock
     from reprobox.run.prepare import Prepared, build_layers, prepare_image, render_tag
+    from reprobox.run.push import push_environment
     from reprobox.run.resolve import LockOptions
 
     session: Session = context.obj
     session.engine_name = engine
+    compression = parse_compression(compress)
     target = _parse_output(output, session.cwd)
     entry = session.find_environment_for_here(environment)
     found = load_fresh_lock(entry, session.project)
@@ -214,7 +228,8 @@ def build(
             progress=make_progress(session.environ),
             workers=session.workers,
         )
-    if prepared is None or target is not None:
+    pushed = None
+    if prepared is None or target is not None or push is not None:
         progress = make_progress(session.environ)
         written, blobs = build_layers(
             entry, found, client=session.client, cache=cache, progress=progress, workers=session.workers
@@ -225,9 +240,16 @@ def build(
             write_oci_layout(image, blobs, target[1])
         elif target is not None:
             write_archive(image, blobs, target[1], tags=[":".join(render_tag(entry, found))])
+        if push is not None:
+            pushed = push_environment(
+                found, image, blobs, push, compression=compression, client=session.client, progress=progress
+            )
     plans = plan_layers(found)
+    if sbom is not None:
+        _write_sbom(session.cwd / sbom, render_sbom(found, prepared.image, plans, version=__version__))
     if as_json:
-        print_document(render_build(prepared, tuple(plan.title for plan in plans)))
+        more = {"pushed": render_pushed(pushed)} if pushed else {}
+        print_document(render_build(prepared, tuple(plan.title for plan in plans)) | more)
         return
     for note in prepared.notes:
         say(f"note: {note}")
@@ -242,6 +264,17 @@ def build(
         for line in render_table(rows):
             say(line)
     say(f"  lock      {found.digest}\n  manifest  {image.manifest_digest}\n  image id  {image.config_digest}")
+    if pushed is not None:
+        tell_pushed(pushed)
+
+
+def _write_sbom(file: Path, data: bytes) -> None:
+    from reprobox.errors import BuildError
+
+    try:
+        file.write_bytes(data)
+    except OSError as error:
+        raise BuildError(f"{file} cannot be written: {error}", hint="name a file in a folder of yours") from None
 
 
 def mirror(

@@ -167,6 +167,18 @@ def render_image(
             for plan, _ in zip(plans, layers, strict=False)
         ],
     })  # fmt: skip
+    return describe_image(lock.digest, config, diff_ids, sizes)
+
+
+def describe_image(lock_digest: str, config: bytes, diff_ids: tuple[DiffId, ...], sizes: tuple[int, ...]) -> Image:
+    """Describe an image from its configuration and layers: the manifest follows from these.
+
+    Args:
+        lock_digest: The environment that it holds.
+        config: Bytes of its configuration.
+        diff_ids: Layers, lowest first.
+        sizes: Their sizes in bytes, in the same order.
+    """
     manifest = _json({
         "schemaVersion": 2,
         "mediaType": _MANIFEST_TYPE,
@@ -175,9 +187,9 @@ def render_image(
             {"mediaType": _LAYER_TYPE, "digest": diff_id, "size": size}
             for diff_id, size in zip(diff_ids, sizes, strict=True)
         ],
-        "annotations": {LABEL_LOCK: lock.digest},
+        "annotations": {LABEL_LOCK: lock_digest},
     })  # fmt: skip
-    return Image(lock_digest=lock.digest, config=config, manifest=manifest, diff_ids=diff_ids, sizes_bytes=sizes)
+    return Image(lock_digest=lock_digest, config=config, manifest=manifest, diff_ids=diff_ids, sizes_bytes=sizes)
 
 
 def write_oci_layout(image: Image, blobs: dict[DiffId, Path], folder: Path) -> None:

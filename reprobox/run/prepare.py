@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def build_layers(
     build, layers = _make_layers(entry, lock, client=client, cache=cache, progress=progress, workers=workers)
     image = render_image(lock, build.plans, layers)
     notes = list_omissions(lock, layers)
-    _keep(image, cache, notes)
+    keep_image(image, cache, notes)
     prepared = Prepared(entry=entry, lock=lock, image=image, reused=not build.built, notes=notes)
     return prepared, {layer.digest.diff_id: layer.path for layer in layers}
 
@@ -108,6 +108,11 @@ def prepare_image(
     known = find_built(lock, cache)
     if known is not None and engine.find_image(known[0].config_digest, known[0].diff_ids):
         return Prepared(entry=entry, lock=lock, image=known[0], reused=True, notes=known[1])
+    if known is not None and (blobs := _find_blobs(known[0], cache)) is not None:
+        # Built, pulled or imported before: nothing needs to be known of packages.
+        load_into(engine, known[0], blobs, cache)
+        engine.tag_image(known[0].config_digest, *render_tag(entry, lock))
+        return Prepared(entry=entry, lock=lock, image=known[0], reused=False, notes=known[1])
     client = find_addresses(entry, client)
     build = start_build(lock, client=client, cache=cache, progress=progress, workers=workers)
     parts: list[str] = []
@@ -125,7 +130,8 @@ def prepare_image(
                 build.layers[ready].result()
                 ready += 1
             layers = tuple(future.result() for future in build.layers[:ready])
-            held = max((_common(chain, layers) for chain in chains), default=0)
+            ready_ids = [layer.digest.diff_id for layer in layers]
+            held = max((_common(chain, ready_ids) for chain in chains), default=0)
             whole = ready == count
             image = render_image(lock, build.plans, layers, partial=not whole)
             if not whole and held >= ready:
@@ -148,8 +154,35 @@ def prepare_image(
         for part in parts:
             engine.remove_image(part)
     notes = list_omissions(lock, layers)
-    _keep(image, cache, notes)
+    keep_image(image, cache, notes)
     return Prepared(entry=entry, lock=lock, image=image, reused=False, notes=notes)
+
+
+def _find_blobs(image: Image, cache: Cache) -> dict[DiffId, Path] | None:
+    """Find all layers of an image in the cache; None where one is missing or cut. The engine checks their bytes."""
+    found: dict[DiffId, Path] = {}
+    for diff_id, size in zip(image.diff_ids, image.sizes_bytes, strict=True):
+        path = cache.blob_path(diff_id)
+        try:
+            if path.stat().st_size != size:
+                return None
+        except OSError:
+            return None
+        found[diff_id] = path
+    return found
+
+
+def load_into(engine: Engine, image: Image, blobs: Mapping[DiffId, Path], cache: Cache) -> None:
+    """Load a whole image into an engine.
+
+    Raises:
+        ArtefactAltered: A layer was altered in the cache.
+        EngineRefused: The engine does not take it.
+    """
+    held = max((_common(chain, image.diff_ids) for chain in engine.list_layers()), default=0)
+    _load(engine, image, blobs, held, cache)
+    if not engine.find_image(image.config_digest, image.diff_ids):
+        raise EngineRefused("the engine took the image but does not have it now", hint="see `reprobox doctor`")
 
 
 def _load(engine: Engine, image: Image, blobs: Mapping[DiffId, Path], held: int, cache: Cache) -> None:
@@ -185,10 +218,10 @@ def make_loadable(image: Image, blobs: Mapping[DiffId, Path]) -> LoadableImage:
     )
 
 
-def _common(chain: tuple[str, ...], layers: tuple[object, ...]) -> int:
+def _common(chain: Sequence[str], diff_ids: Sequence[str]) -> int:
     count = 0
-    for held, layer in zip(chain, layers, strict=False):
-        if held != layer.digest.diff_id:  # type: ignore[attr-defined]
+    for held, layer in zip(chain, diff_ids, strict=False):
+        if held != layer:
             break
         count += 1
     return count
@@ -200,7 +233,8 @@ def render_tag(entry: EnvironmentEntry, lock: Lock) -> tuple[str, str]:
     return f"reprobox/{name}", lock.digest.removeprefix("sha256:")[:12]
 
 
-def _keep(image: Image, cache: Cache, notes: tuple[str, ...]) -> None:
+def keep_image(image: Image, cache: Cache, notes: tuple[str, ...]) -> None:
+    """Note what a lock was built to, and what was said of it."""
     cache.keep_image(
         image.lock_digest,
         {

@@ -7,6 +7,7 @@ Nothing is touched whose owner may still live.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -35,12 +36,14 @@ class Leftover:
     container: bool
 
 
-def recover_runs(store: RunStore, engine: Engine | None, *, now: datetime, workers: int, act: bool) -> list[Leftover]:
+def recover_runs(
+    store: RunStore, engines: Mapping[str, Engine], *, now: datetime, workers: int, act: bool
+) -> list[Leftover]:
     """Find what was left, and mend it.
 
     Args:
         store: The project's records.
-        engine: The engine, or None where none answers; then nothing that may have a container is touched.
+        engines: The engines that answer, by name; a run whose own does not is left alone, as it may have a container.
         now: The time.
         workers: Files hashed at once.
         act: Whether to mend, or only to say.
@@ -48,9 +51,10 @@ def recover_runs(store: RunStore, engine: Engine | None, *, now: datetime, worke
     Returns:
         What was found, by run.
     """
-    containers: dict[str, list[FoundContainer]] = {}
-    for found in engine.find_containers(store.state) if engine else []:
-        containers.setdefault(found.run, []).append(found)
+    containers: dict[str, list[tuple[Engine, FoundContainer]]] = {}
+    for engine in engines.values():
+        for found in engine.find_containers(store.state):
+            containers.setdefault(found.run, []).append((engine, found))
     active = {run: owner for run, owner in store.list_active() if not run.startswith(".")}
     finished = set(store.list_runs())
     report = []
@@ -63,18 +67,18 @@ def recover_runs(store: RunStore, engine: Engine | None, *, now: datetime, worke
             report.append(Leftover(run=run, state="running", action="none", container=run in containers))
             continue
         action: Literal["none", "recorded", "removed"] = "none"
-        if engine is not None:
-            note = _read(store.active_folder(run) / "draft.json")
+        note = _read(store.active_folder(run) / "draft.json")
+        its = note["draft"].get("engine", {}).get("name", "docker") if note else None
+        if its in engines or (its is None and engines):
             action = "removed" if note is None or run in finished else "recorded"
             if act:
-                _mend(store, engine, run, containers.get(run, []), note if action == "recorded" else None, now, workers)
+                _mend(store, run, containers.get(run, []), note if action == "recorded" else None, now, workers)
         report.append(Leftover(run=run, state="dead", action=action, container=run in containers))
     for name, found_here in containers.items():
         # A container whose run has ended or never got a folder: its tool was killed between two steps.
         if name not in active:
-            if act and engine is not None:
-                for found in found_here:
-                    engine.adopt(found).remove()
+            for engine, found in found_here if act else ():
+                engine.adopt(found).remove()
             report.append(Leftover(run=RunId(name), state="dead", action="removed", container=True))
     if act:
         for run, owner in store.list_active():
@@ -94,16 +98,15 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 def _mend(
     store: RunStore,
-    engine: Engine,
     run: RunId,
-    containers: list[FoundContainer],
+    containers: list[tuple[Engine, FoundContainer]],
     note: dict[str, Any] | None,
     now: datetime,
     workers: int,
 ) -> None:
     exit_code: int | None = None
     active = store.active_folder(run)
-    for found in containers:
+    for engine, found in containers:
         container = engine.adopt(found)
         container.stop(grace_s=10)
         exit_code = container.wait().exit_code
