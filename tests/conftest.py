@@ -79,6 +79,7 @@ _PACKAGES = {
     "ch-run": ("charliecloud",),
     "skopeo": ("skopeo",),
     "openssl": ("openssl",),
+    "htpasswd": ("apache2-utils",),
 }
 
 

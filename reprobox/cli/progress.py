@@ -10,7 +10,13 @@ from typing import Any
 
 from reprobox.image.build import Progress
 
-_DOING = {"packages": "fetching packages", "layers": "making layers", "engine": "loading into the engine"}
+_DOING = {
+    "packages": "fetching packages", "layers": "making layers", "engine": "loading into the engine", "push": "pushing",
+    "pull": "pulling", "export": "writing the bundle", "import": "reading the bundle",
+}  # fmt: skip
+_IN_BYTES = ("packages", "push", "pull", "export", "import")
+_OPEN_ENDED = ("push", "pull", "export", "import")
+"""What may move less than was thought, because it is there already."""
 
 
 _bars: list[Bars] = []
@@ -50,7 +56,7 @@ class Lines:
             if task not in self._total:
                 return
             self._done[task] += size_bytes
-            if self._done[task] >= self._total[task]:
+            if self._done[task] >= self._total[task] and task not in _OPEN_ENDED:
                 self._say(task)
 
     def finish(self, task: str) -> None:
@@ -62,7 +68,9 @@ class Lines:
     def _say(self, task: str) -> None:
         total = self._total.pop(task)
         seconds = time.monotonic() - self._began[task]
-        amount = f"{total / 1e6:.0f} MB" if task == "packages" else f"{total} layers"
+        if task in _OPEN_ENDED:
+            total = self._done[task]
+        amount = f"{total / 1e6:.0f} MB" if task in _IN_BYTES else f"{total} layers"
         sys.stderr.write(f"{_DOING.get(task, task)}: {amount} in {seconds:.1f} s\n")
         sys.stderr.flush()
 
@@ -91,7 +99,7 @@ class Bars:
                     console=Console(stderr=True),
                 )
                 self._progress.start()
-            self._tasks[task] = self._progress.add_task(_DOING.get(task, task), total=total_bytes, amount="")
+            self._tasks[task] = self._progress.add_task(_DOING.get(task, task), total=total_bytes or None, amount="")
 
     def advance(self, task: str, size_bytes: int) -> None:
         """Some of it is done."""
@@ -102,15 +110,19 @@ class Bars:
             self._progress.update(number, advance=size_bytes)
             row = self._progress.tasks[self._progress.task_ids.index(number)]
             done, total = int(row.completed), int(row.total or 0)
-            amount = f"{done / 1e6:.0f}/{total / 1e6:.0f} MB" if task == "packages" else f"{done}/{total}"
+            whole = f"/{total / 1e6:.0f}" if total else ""
+            amount = f"{done / 1e6:.0f}{whole} MB" if task in _IN_BYTES else f"{done}/{total}"
             self._progress.update(number, amount=amount)
             if all(row.finished for row in self._progress.tasks):
                 self._stop()
 
     def finish(self, task: str) -> None:
         """It is done."""
-        del task
         with self._mutex:
+            if task in self._tasks and task in _OPEN_ENDED:
+                number = self._tasks[task]
+                row = self._progress.tasks[self._progress.task_ids.index(number)]
+                self._progress.update(number, total=max(1, row.completed), completed=max(1, row.completed))
             if self._progress is not None and all(row.finished for row in self._progress.tasks):
                 self._stop()
 

@@ -103,38 +103,72 @@ class Registry:
         self._base = f"{'http' if insecure else 'https'}://{reference.host}/v2/{reference.name}"
         self._container = self._oras.get_container(f"{reference.repository}:x")
         self._oras.auth.load_configs(self._container)
+        self._insecure = insecure
+        self._verify = verify
+        self._authorization: dict[str, str] = {}
 
     # Requests ------------------------------------------------------------------------------------------
 
     def _ask(
-        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, data: Any = None, stream: bool = False
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        data: Callable[[], Any] | bytes | None = None,
+        stream: bool = False,
     ) -> Any:
-        """Ask once, with credentials where they are wanted.
+        """Ask, once more with credentials where they are wanted; a body that is used up is made anew.
 
         Raises:
             IndexUnreachable: It does not answer, or refuses the credentials.
         """
         import requests
 
-        # Its own retries wait for minutes.
-        ask = getattr(type(self._oras).do_request, "__wrapped__", type(self._oras).do_request)
         url = url if "://" in url else self._base + url
+        refused = IndexUnreachable(
+            f"the registry {self.reference.host} refuses {self.reference.name}: no credentials that it takes",
+            hint=f"docker login {self.reference.host}",
+        )
         try:
-            answer = ask(self._oras, url, method, data=data, headers=dict(headers or {}), stream=stream)
+            for last in (False, True):
+                answer = self._oras.session.request(
+                    method,
+                    url,
+                    data=data() if callable(data) else data,
+                    headers={**dict(headers or {}), **self._authorization},
+                    stream=stream,
+                    verify=self._verify,
+                    timeout=_TIMEOUT_S,
+                )
+                if answer.status_code not in (401, 403):
+                    return answer
+                if last or not self._authenticate(answer):
+                    raise refused
         except requests.RequestException as error:
             raise IndexUnreachable(
                 f"the registry {self.reference.host} does not answer: {type(error).__name__}: {error}",
                 hint="check the address and the network",
             ) from None
-        except ValueError:
-            # What oras says where it has no credentials to give.
-            answer = None
-        if answer is None or answer.status_code in (401, 403):
-            raise IndexUnreachable(
-                f"the registry {self.reference.host} refuses {self.reference.name}: no credentials that it takes",
-                hint=f"docker login {self.reference.host}",
-            )
-        return answer
+        raise refused
+
+    def _authenticate(self, answer: Any) -> bool:
+        """Answer a challenge with the credentials that docker's configuration has; gives whether there are any."""
+        import oras.auth
+
+        challenge = answer.headers.get("WWW-Authenticate", "")
+        if challenge.lower().startswith("basic"):
+            basic = oras.auth.get_auth_backend("basic", self._oras.session, self._insecure)
+            basic.load_configs(self._container)
+            if getattr(basic, "_basic_auth", None) is None:
+                return False
+            self._authorization = basic.get_auth_header()
+            return True
+        if not challenge:
+            return False
+        headers, changed = self._oras.auth.authenticate_request(answer, {}, refresh=True)
+        self._authorization = {"Authorization": headers["Authorization"]} if changed else {}
+        return bool(changed)
 
     def _require(self, answer: Any, *codes: int, doing: str) -> Any:
         if answer.status_code not in codes:
@@ -170,7 +204,7 @@ class Registry:
             last = min(sent + _CHUNK, size)
             headers = {"Content-Range": f"{sent}-{max(last - 1, 0)}", "Content-Type": "application/octet-stream"}
             try:
-                answer = self._ask("PATCH", place, headers=headers, data=_Part(read(sent), last - sent, advance))
+                answer = self._ask("PATCH", place, headers=headers, data=_make_part(read, sent, last, advance))
                 self._require(answer, 202, doing=f"take {digest}")
             except IndexUnreachable:
                 failures += 1
@@ -226,6 +260,11 @@ class Registry:
             headers = {"Range": f"bytes={got}-"} if got else {}
             answer = self._ask("GET", f"/blobs/{digest}", headers=headers, stream=True)
             with answer:
+                if answer.status_code == 416:
+                    raise ArtefactAltered(
+                        f"the registry {self.reference.host} has {got} of {size} bytes of {digest}",
+                        hint="push the image again",
+                    )
                 self._require(answer, 200, 206, doing=f"give {digest}")
                 if got and answer.status_code == 200:
                     # It cannot give parts: from the start.
@@ -307,6 +346,10 @@ def read_file(path: Path) -> Callable[[int], Iterator[bytes]]:
                 yield chunk
 
     return read
+
+
+def _make_part(read: Callable[[int], Iterator[bytes]], begin: int, end: int, advance: Advance) -> Callable[[], _Part]:
+    return lambda: _Part(read(begin), end - begin, advance)
 
 
 class _Part:
