@@ -64,6 +64,21 @@ class LoadableImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeldImage:
+    """An image of reprobox's that an engine holds.
+
+    Attributes:
+        id: The engine's id of it.
+        lock: Digest of the lock that it was built from, or "".
+        partial: Whether it is a part that was only handed over early.
+    """
+
+    id: str
+    lock: str
+    partial: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
     """A folder or file of the host in a container.
 
@@ -180,6 +195,9 @@ class Engine(Protocol):
 
     def list_layers(self) -> list[tuple[str, ...]]:
         """Layer chains that it holds, of images that reprobox made, lowest layer first."""
+
+    def list_images(self) -> list[HeldImage]:
+        """List the images of reprobox's that it holds."""
 
     @property
     def takes_parts(self) -> bool:

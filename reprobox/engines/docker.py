@@ -17,6 +17,7 @@ from reprobox.engines.base import (
     ContainerRequest,
     EngineInfo,
     FoundContainer,
+    HeldImage,
     LoadableImage,
     Sink,
 )
@@ -134,6 +135,19 @@ class DockerEngine:
             images = self._api.images(filters={"label": "org.reprobox.lock"}, all=True)
             chains = [self._api.inspect_image(image["Id"])["RootFS"].get("Layers") or [] for image in images]
         return [tuple(chain) for chain in chains]
+
+    def list_images(self) -> list[HeldImage]:
+        """List the images of reprobox's that it holds."""
+        with self._ours("list images"):
+            rows = self._api.images(filters={"label": "org.reprobox.lock"}, all=True)
+        return [
+            HeldImage(
+                id=row["Id"],
+                lock=(row.get("Labels") or {}).get("org.reprobox.lock", ""),
+                partial="org.reprobox.partial" in (row.get("Labels") or {}),
+            )
+            for row in rows
+        ]
 
     @property
     def takes_parts(self) -> bool:

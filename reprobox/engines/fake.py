@@ -22,6 +22,7 @@ from reprobox.engines.base import (
     ContainerRequest,
     EngineInfo,
     FoundContainer,
+    HeldImage,
     LoadableImage,
     Sink,
 )
@@ -67,6 +68,10 @@ class FakeEngine:
     def list_layers(self) -> list[tuple[str, ...]]:
         """Layer chains that it holds."""
         return list(self.images.values())
+
+    def list_images(self) -> list[HeldImage]:
+        """List the images that it holds."""
+        return [HeldImage(id=image, lock="", partial=False) for image in self.images]
 
     @property
     def takes_parts(self) -> bool:

@@ -29,6 +29,7 @@ from reprobox.engines.base import (
     ContainerRequest,
     EngineInfo,
     FoundContainer,
+    HeldImage,
     LoadableImage,
     Mount,
     Sink,
@@ -139,6 +140,14 @@ class RootfsEngine(ABC):
         """None: an unpacked image shares nothing with another one."""
         return []
 
+    def list_images(self) -> list[HeldImage]:
+        """List the images that it holds."""
+        found = []
+        for file in sorted((self._store / "images").glob("*/image.json")):
+            note = _read_json(file) or {}
+            found.append(HeldImage(id=f"sha256:{file.parent.name}", lock=note.get("lock", ""), partial=False))
+        return found
+
     @property
     def takes_parts(self) -> bool:
         """An image is unpacked whole."""
@@ -152,8 +161,9 @@ class RootfsEngine(ABC):
         (aside / "rootfs").mkdir(parents=True)
         try:
             image.unpack(aside / "rootfs")
-            variables = json.loads(image.config).get("config", {}).get("Env", [])
-            note = {"diff_ids": list(image.diff_ids), "variables": variables, "tags": []}
+            settings = json.loads(image.config).get("config", {})
+            lock = settings.get("Labels", {}).get("org.reprobox.lock", "")
+            note = {"diff_ids": list(image.diff_ids), "variables": settings.get("Env", []), "tags": [], "lock": lock}
             (aside / "image.json").write_text(json.dumps(note), encoding="utf-8")
             target.parent.mkdir(parents=True, exist_ok=True)
             try:

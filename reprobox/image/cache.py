@@ -6,6 +6,7 @@ never changed. Two builds at once may both write the same thing; the second rena
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -60,6 +61,7 @@ class Cache:
         try:
             with path.open("rb") as stream:
                 if hashlib.file_digest(stream, "sha256").hexdigest() == sha256:
+                    _note_use(path)
                     return path
         except FileNotFoundError:
             return None
@@ -120,7 +122,10 @@ class Cache:
     def find_tree(self, key: str) -> Path | None:
         """Find an unpacked base."""
         path = self.root / "trees" / key
-        return path if path.is_dir() else None
+        if not path.is_dir():
+            return None
+        _note_use(path)
+        return path
 
     def keep_tree(self, key: str, folder: Path) -> Path:
         """Take an unpacked base into the cache; the first one stays."""
@@ -161,7 +166,15 @@ class Cache:
 
     def find_image(self, lock_digest: str) -> dict[str, Any] | None:
         """Find what a lock was built to."""
-        return self._read_json(self.root / "images" / f"{lock_digest.removeprefix('sha256:')}.json")
+        path = self.root / "images" / f"{lock_digest.removeprefix('sha256:')}.json"
+        found = self._read_json(path)
+        if found is not None:
+            _note_use(path)
+        return found
+
+    def mark_base(self, sha256: str) -> None:
+        """Mark a package as a flattened base, which cannot be fetched again from anywhere."""
+        self.package_path(sha256).with_name(f"{sha256}.base").touch()
 
     def keep_image(self, lock_digest: str, note: dict[str, Any]) -> None:
         """Note what a lock was built to."""
@@ -182,6 +195,12 @@ class Cache:
         aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         aside.write_text(json.dumps(value, sort_keys=True), encoding="utf-8")
         aside.replace(path)
+
+
+def _note_use(path: Path) -> None:
+    """Note that something was used now, for whoever asks what is old; a cache that is read-only is as good."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
 
 
 def _read_extras(note: dict[str, Any]) -> LayerExtras:

@@ -125,6 +125,7 @@ def flatten_base(spec: BaseSpec, folder: Path, *, engine: Engine, cache: Cache) 
         place = cache.package_path(sha256)
         place.parent.mkdir(parents=True, exist_ok=True)
         layer.replace(place)
+        cache.mark_base(sha256)
     return FlattenedBase(name=spec.name, sha256=sha256, size_bytes=digest.size_bytes, files=digest.files, python=python)
 
 

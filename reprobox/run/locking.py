@@ -31,6 +31,19 @@ def lock_command(entry: EnvironmentEntry) -> str:
     return f"reprobox lock {entry.argument}".rstrip()
 
 
+def list_lock_digests(project: Project) -> list[str]:
+    """List the digests of all locks that a project holds; one that cannot be read is left out."""
+    files = {entry.lock for entry in project.environments.values()}
+    files |= {*project.root.glob("reprobox*.lock"), *project.root.glob("envs/*/reprobox*.lock")}
+    found = []
+    for file in sorted(files):
+        try:
+            found.append(str(parse_lock(file.read_text(encoding="utf-8"), source=str(file)).digest))
+        except (OSError, UnicodeDecodeError, EnvironmentInvalid):
+            continue
+    return found
+
+
 def load_ground(entry: EnvironmentEntry, project: Project) -> Ground:
     """Load what an environment stands on, beside its own file.
 

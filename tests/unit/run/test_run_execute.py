@@ -224,20 +224,20 @@ def test_what_a_killed_tool_left_becomes_a_record(tmp_path: Path, ended: bool) -
     ((run, owner),) = world.store.list_active()
     assert owner is not None
     active = world.store.active_folder(run)
-    assert recover_runs(world.store, world.engine, now=make_clock().now(), workers=1, act=True)[0].state == "running"
+    assert recover_runs(world.store, {"fake": world.engine}, now=make_clock().now(), workers=1, act=True)[0].state == "running"
     note = json.loads((active / "owner.json").read_text())
     (active / "owner.json").write_text(json.dumps(note | {"started_ticks": 1}))
     if not ended:
         (active / "ended.json").unlink()
-    (left,) = recover_runs(world.store, world.engine, now=make_clock().now(), workers=1, act=False)
+    (left,) = recover_runs(world.store, {"fake": world.engine}, now=make_clock().now(), workers=1, act=False)
     assert (left.state, left.action) == ("dead", "recorded")
     assert world.store.list_runs() == []
-    recover_runs(world.store, world.engine, now=make_clock().now(), workers=1, act=True)
+    recover_runs(world.store, {"fake": world.engine}, now=make_clock().now(), workers=1, act=True)
     record = world.store.load_record(run)
     assert record.status == ("completed" if ended else "interrupted")
     assert [output.path for output in record.outputs] == ["kept.txt"]
     assert check_run(world.store, run) == []
-    assert recover_runs(world.store, world.engine, now=make_clock().now(), workers=1, act=True) == []
+    assert recover_runs(world.store, {"fake": world.engine}, now=make_clock().now(), workers=1, act=True) == []
 
 
 def test_runs_of_another_machine_are_left_alone(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_runs_of_another_machine_are_left_alone(tmp_path: Path) -> None:
     folder = world.store.begin(RunId("20260101T000000-abcdef"))
     note = json.loads((folder / "owner.json").read_text())
     (folder / "owner.json").write_text(json.dumps(note | {"host": "elsewhere.example"}))
-    (left,) = recover_runs(world.store, world.engine, now=make_clock().now(), workers=1, act=True)
+    (left,) = recover_runs(world.store, {"fake": world.engine}, now=make_clock().now(), workers=1, act=True)
     assert (left.state, left.action) == ("elsewhere", "none")
     assert folder.is_dir()
 

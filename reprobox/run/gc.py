@@ -1,0 +1,228 @@
+"""Find what is no longer needed, and say why; remove it when told.
+
+Needed is what a record or a lock of this project names, and what anybody used lately: the cache is shared, and other
+projects' records are not known here. What can be had again (packages, layers, unpacked interpreters) goes by age; what
+cannot (outputs and code of records, flattened bases) never goes while something may need it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from reprobox.engines.base import Engine
+from reprobox.errors import RecordError
+from reprobox.image.cache import Cache
+from reprobox.records.store import RunStore
+
+_DAY_S = 86_400
+_GRACE_S = 3_600
+"""Younger than this, a file may be part of what goes on right now."""
+
+Kind = Literal["unfinished", "layer", "note", "package", "interpreter", "object", "image"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removal:
+    """Something that is not needed.
+
+    Attributes:
+        kind: What it is.
+        name: Path, or the engine's id of an image.
+        size_bytes: What its removal frees; 0 where that is not known.
+        reason: Why it is not needed.
+        engine: Name of the engine that holds it, or None for a file.
+    """
+
+    kind: Kind
+    name: str
+    size_bytes: int
+    reason: str
+    engine: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What may not go.
+
+    Attributes:
+        locks: Digests of locks.
+        diff_ids: Layers.
+        objects: sha256 of objects of the project's store.
+    """
+
+    locks: frozenset[str]
+    diff_ids: frozenset[str]
+    objects: frozenset[str]
+
+
+def load_needs(store: RunStore, cache: Cache, locks: Iterable[str]) -> Needs:
+    """Load what a project's records and locks need.
+
+    Raises:
+        RecordError: A record is unreadable, so that what it needs is not known.
+    """
+    wanted = set(locks)
+    diff_ids: set[str] = set()
+    objects: set[str] = set()
+    for run in store.list_runs():
+        record = store.load_record(run)
+        environment = record.draft["environment"]
+        wanted.add(environment["lock_digest"])
+        diff_ids.update(environment["diff_ids"])
+        objects.add(environment["lock_sha256"])
+        objects.update(output.sha256 for output in record.outputs)
+        objects.update(row["sha256"] for row in record.draft["code"]["files"] if "link" not in row)
+    for digest in wanted:
+        diff_ids.update((cache.find_image(digest) or {}).get("diff_ids", ()))
+    return Needs(locks=frozenset(wanted), diff_ids=frozenset(diff_ids), objects=frozenset(objects))
+
+
+def plan_gc(cache: Cache, store: RunStore, needs: Needs, *, now_s: float, older_days: int) -> list[Removal]:
+    """Plan what goes from the cache and the project's store; removes nothing.
+
+    Args:
+        cache: The user's cache.
+        store: The project's records.
+        needs: What may not go.
+        now_s: The time, in seconds since the epoch.
+        older_days: What was used within so many days stays.
+    """
+    limit_s = now_s - max(older_days * _DAY_S, _GRACE_S)
+    kept, notes = set(needs.diff_ids), []
+    for file in _files(cache.root / "images"):
+        row = _read(file)
+        if f"sha256:{file.stem}" in needs.locks or file.stat().st_mtime > limit_s:
+            kept.update(row.get("diff_ids", ()))
+        else:
+            notes.append(Removal(kind="note", name=str(file), size_bytes=_size(file), reason=_unused(older_days)))
+    plan = [*_plan_unfinished(cache), *notes, *_plan_layers(cache, kept, limit_s, older_days)]
+    for folder, kind in (("packages", "package"), ("trees", "interpreter")):
+        plan += _plan_old(cache.root / folder, kind, limit_s, older_days)  # type: ignore[arg-type]
+    for file in _files(store.state / "objects"):
+        sha256 = file.parent.name + file.name
+        if sha256 not in needs.objects and file.stat().st_mtime < now_s - _DAY_S:
+            reason = "no record of this project names it"
+            plan.append(Removal(kind="object", name=str(file), size_bytes=_size(file), reason=reason))
+    return plan
+
+
+def plan_images(engines: Mapping[str, Engine], needs: Needs, cache: Cache, *, unneeded: bool) -> list[Removal]:
+    """Plan which images go from engines: parts that a killed build left, and if told those that nothing here needs."""
+    plan = []
+    builds = any(_is_alive(folder) for folder in _entries(cache.root / "unfinished"))
+    for name, engine in engines.items():
+        for image in engine.list_images():
+            if image.partial and not builds:
+                plan.append(_image(name, image.id, "part of an image whose build was killed"))
+            elif unneeded and not image.partial and image.lock not in needs.locks:
+                plan.append(_image(name, image.id, "no record or lock of this project needs it"))
+    return plan
+
+
+def _image(engine: str, image: str, reason: str) -> Removal:
+    return Removal(kind="image", name=image, size_bytes=0, reason=reason, engine=engine)
+
+
+def perform(plan: Iterable[Removal], engines: Mapping[str, Engine]) -> int:
+    """Remove what is planned; gives the number of bytes that were freed."""
+    freed = 0
+    for removal in plan:
+        if removal.engine is not None:
+            engines[removal.engine].remove_image(removal.name)
+            continue
+        path = Path(removal.name)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        freed += removal.size_bytes
+    return freed
+
+
+def _plan_unfinished(cache: Cache) -> Iterator[Removal]:
+    for folder in _entries(cache.root / "unfinished"):
+        if not _is_alive(folder):
+            reason = "left by a build that was killed"
+            yield Removal(kind="unfinished", name=str(folder), size_bytes=_size(folder), reason=reason)
+
+
+def _plan_layers(cache: Cache, kept: set[str], limit_s: float, older_days: int) -> Iterator[Removal]:
+    gone: set[str] = set()
+    for file in _files(cache.root / "blobs"):
+        if f"sha256:{file.name}" not in kept and file.stat().st_mtime < limit_s:
+            gone.add(f"sha256:{file.name}")
+            yield Removal(kind="layer", name=str(file), size_bytes=_size(file), reason=_unused(older_days))
+    for file in _files(cache.root / "layers"):
+        diff_id = str(_read(file).get("diff_id"))
+        if diff_id in gone or not cache.blob_path(diff_id).exists():  # type: ignore[arg-type]
+            yield Removal(kind="note", name=str(file), size_bytes=_size(file), reason="its layer is gone or goes")
+
+
+def _plan_old(folder: Path, kind: Kind, limit_s: float, older_days: int) -> Iterator[Removal]:
+    for entry in _files(folder) if kind == "package" else _entries(folder):
+        # A flattened base cannot be fetched again, only made again.
+        if entry.name.endswith(".base") or entry.with_name(f"{entry.name}.base").exists():
+            continue
+        if entry.stat().st_mtime < limit_s:
+            yield Removal(kind=kind, name=str(entry), size_bytes=_size(entry), reason=_unused(older_days))
+
+
+def _unused(days: int) -> str:
+    return f"not used for {days} days" if days else "not needed by this project"
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+
+
+def _size(path: Path) -> int:
+    if path.is_dir():
+        return sum(entry.lstat().st_size for entry in path.rglob("*"))
+    return path.stat().st_size
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _is_alive(folder: Path) -> bool:
+    """Whether the process lives that an unfinished folder is named after."""
+    number = folder.name.partition("-")[0]
+    if not number.isdigit():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def require_readable_records(store: RunStore) -> None:
+    """Require that all records can be read, before anything goes that one of them may need.
+
+    Raises:
+        RecordError: One cannot.
+    """
+    for run in store.list_runs():
+        try:
+            store.load_record(run)
+        except RecordError as error:
+            raise RecordError(
+                f"nothing was removed, because what run {run} needs is not known: {error.message}", hint=error.hint
+            ) from None
