@@ -12,7 +12,14 @@ from typing import Annotated, NoReturn
 import typer
 
 from reprobox import __version__
-from reprobox.cli import doctor_command, environment_commands, gc_command, registry_commands, run_commands
+from reprobox.cli import (
+    bundle_commands,
+    doctor_command,
+    environment_commands,
+    gc_command,
+    registry_commands,
+    run_commands,
+)
 from reprobox.cli.session import Session
 from reprobox.errors import ReproboxError
 
@@ -58,6 +65,7 @@ def reprobox(
 environment_commands.register(app)
 registry_commands.register(app)
 run_commands.register(app)
+bundle_commands.register(app)
 doctor_command.register(app)
 gc_command.register(app)
 

@@ -33,7 +33,7 @@ LockDigest = NewType("LockDigest", str)
 
 LOCK_VERSION = 1
 PLATFORMS = ("linux-64", "linux-aarch64")
-LAYER_FORMAT = 1
+LAYER_FORMAT = 2
 """Version of the rules that turn packages into layer bytes; part of every lock's digest."""
 
 _HEADER = "# Written by `reprobox lock`. Commit it; to change it, edit environment.yml and lock again.\n"
@@ -272,12 +272,13 @@ def render_lock(lock: Lock) -> str:
     return _HEADER + "".join(blocks)
 
 
-def parse_lock(text: str, *, source: str) -> Lock:
+def parse_lock(text: str, *, source: str, any_format: bool = False) -> Lock:
     """Parse the text of a `reprobox.lock`.
 
     Args:
         text: The file's content.
         source: Its name, for messages.
+        any_format: Whether a lock for other layer rules is read too, for the versions that it holds.
 
     Raises:
         EnvironmentInvalid: Not a lock of a known version, or a package without file, size or sha256.
@@ -295,7 +296,7 @@ def parse_lock(text: str, *, source: str) -> Lock:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = f"{type(error).__name__}: {str(error)[:200]}"
         raise EnvironmentInvalid(f"{source}: the lock is incomplete or damaged ({reason})", hint=_RELOCK) from None
-    if lock.layer_format != LAYER_FORMAT:
+    if lock.layer_format != LAYER_FORMAT and not any_format:
         raise EnvironmentInvalid(
             f"{source}: layer format {lock.layer_format} is not what this reprobox writes ({LAYER_FORMAT})",
             hint="use the reprobox that made the lock, or lock again: reprobox lock",

@@ -10,7 +10,6 @@ Source: conda's documentation of the package specification; CEP 34 (contents of 
 from __future__ import annotations
 
 import bz2
-import io
 import json
 import lzma
 import posixpath
@@ -28,6 +27,7 @@ from typing import IO, Any, BinaryIO, Literal, cast
 from reprobox.env.lockfile import CondaPackage
 from reprobox.errors import BuildError
 from reprobox.image.layers import RATIO_LIMIT, check_path, limit_unpacked
+from reprobox.image.tar_stream import stream_members
 
 if sys.version_info >= (3, 14):
     from compression.zstd import ZstdError, ZstdFile
@@ -35,10 +35,6 @@ else:
     from backports.zstd import ZstdError, ZstdFile
 
 _INFO_LIMIT = 256 << 20
-_HEADERS_LIMIT = 8 << 20
-"""Bytes between two members of an archive; a path of a few thousand characters needs a few thousand."""
-
-_READ_AHEAD = 1 << 18
 _OLD_PLACEHOLDER = "/opt/anaconda1anaconda2anaconda3"
 
 BROKEN = (
@@ -193,7 +189,7 @@ class CondaArchive:
         if not self._package.file.endswith(".conda"):
             # One stream holds everything, and is slow to unpack: it is done once.
             with self._unpacked().open("rb") as stream:
-                yield _stream_members(stream)
+                yield stream_members(stream)
             return
         with zipfile.ZipFile(self._file) as archive:
             stem = f"{component}-{self._package.file.removesuffix('.conda')}."
@@ -201,7 +197,7 @@ class CondaArchive:
             if len(found) != 1:
                 raise self.broken(f"it holds {len(found)} archives {stem}tar.zst, not one")
             with archive.open(found[0]) as packed, ZstdFile(packed) as stream:
-                yield _stream_members(cast("IO[bytes]", stream))
+                yield stream_members(cast("IO[bytes]", stream))
 
     def _unpacked(self) -> Path:
         if self._plain is None:
@@ -220,40 +216,6 @@ class CondaArchive:
         if self._plain is not None:
             self._plain.unlink(missing_ok=True)
             self._plain = None
-
-
-class _Metered(io.RawIOBase):
-    """A stream that gives up once it was read further than it may."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self.left = 0
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        """Read up to `size` bytes.
-
-        Raises:
-            ValueError: More than `left` bytes were read since that was last set.
-        """
-        data = self._stream.read(size)
-        self.left -= len(data)
-        if self.left < 0:
-            raise ValueError("its headers are larger than any real ones")
-        return data
-
-
-def _stream_members(stream: IO[bytes]) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """Stream the members of a tar, each with what it is read from; only the current one can be read."""
-    metered = _Metered(stream)
-    metered.left = _HEADERS_LIMIT
-    with tarfile.open(fileobj=metered, mode="r|", encoding="utf-8", bufsize=_READ_AHEAD) as tar:
-        for member in tar:
-            metered.left = _HEADERS_LIMIT + max(0, member.size)
-            yield tar, member
 
 
 def _read_paths(text: bytes) -> Iterator[PackagePath]:

@@ -10,9 +10,10 @@ import lzma
 import posixpath
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from reprobox.env.bases import DebianPackage
@@ -53,21 +54,39 @@ class Entry:
 Tree = dict[str, Entry]
 """Path in the image → entry."""
 
+_NOBODY: Mapping[str, str] = MappingProxyType({})
+
 
 def load_tree(packages: Iterable[tuple[DebianPackage, Path]], *, omit: tuple[str, ...], keep: tuple[str, ...]) -> Tree:
-    """Unpack packages into one tree, in the order of their names.
+    """Unpack all packages of a base into one tree, with what maintainer scripts would have made.
 
     Args:
         packages: Each with its file, whose hash was checked.
         omit: Path prefixes left out.
         keep: Names kept all the same (such as "copyright").
 
-    Returns:
-        The tree, with what maintainer scripts would have made.
-
     Raises:
         BuildError: A package is broken, escapes, or brings a file that another one brought with other bytes.
     """
+    tree, owners = _unpack(packages, omit, keep)
+    tree |= render_system_files(tree)
+    require_plain_parents(tree, owners)
+    return tree
+
+
+def load_packages(
+    packages: Iterable[tuple[DebianPackage, Path]], *, omit: tuple[str, ...], keep: tuple[str, ...]
+) -> Tree:
+    """Unpack some packages of a base into a tree; see `load_tree`."""
+    tree, owners = _unpack(packages, omit, keep)
+    require_plain_parents(tree, owners)
+    return tree
+
+
+def _unpack(
+    packages: Iterable[tuple[DebianPackage, Path]], omit: tuple[str, ...], keep: tuple[str, ...]
+) -> tuple[Tree, dict[str, str]]:
+    """Unpack packages in the order of their names; gives the tree, and whose each path is."""
     tree: Tree = {}
     owners: dict[str, str] = {}
     for package, file in sorted(packages, key=lambda pair: pair[0].name):
@@ -85,9 +104,7 @@ def load_tree(packages: Iterable[tuple[DebianPackage, Path]], *, omit: tuple[str
                 continue
             tree[path] = entry
             owners[path] = package.name
-    _add_system_files(tree)
-    _require_plain_parents(tree, owners)
-    return tree
+    return tree, owners
 
 
 def _what(entry: Entry) -> tuple[object, ...]:
@@ -95,8 +112,16 @@ def _what(entry: Entry) -> tuple[object, ...]:
     return (entry.kind, entry.content, entry.target, entry.executable)
 
 
-def _require_plain_parents(tree: Tree, owners: dict[str, str]) -> None:
-    """Require that everything lies in folders: nothing may be written through a link that a package brought."""
+def require_plain_parents(tree: Tree, owners: Mapping[str, str] = _NOBODY) -> None:
+    """Require that everything lies in folders: nothing may be written through a link that a package brought.
+
+    Args:
+        tree: Paths.
+        owners: Whose they are, for messages.
+
+    Raises:
+        BuildError: Something does not.
+    """
     for path in tree:
         parent = path
         while parent := parent.rpartition("/")[0]:
@@ -168,12 +193,15 @@ def _merge_usr(path: str) -> str:
     return f"usr/{path}" if first in _MERGED else path
 
 
-def _add_system_files(tree: Tree) -> None:
+def render_system_files(packages: Tree) -> Tree:
+    """Render what follows from all packages of a base: the merged /usr, folders, accounts, certificates."""
+    tree: Tree = {}
     for name in _MERGED:
-        if any(path.startswith(f"usr/{name}/") for path in tree):
+        if any(path.startswith(f"usr/{name}/") for path in packages):
             tree[name] = Entry(kind="symlink", target=f"usr/{name}")
     for folder in _EMPTY_FOLDERS:
-        tree.setdefault(folder, Entry(kind="directory"))
+        if folder not in packages:
+            tree[folder] = Entry(kind="directory")
     for folder in _OPEN_FOLDERS:
         tree[folder] = Entry(kind="directory", mode=0o1777)
     _add_text(
@@ -183,17 +211,19 @@ def _add_system_files(tree: Tree) -> None:
     )
     _add_text(tree, "etc/group", f"root:x:0:\n{render_group()}nogroup:x:65534:\n")
     _add_text(tree, "etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n")
-    if "usr/bin/dash" in tree:
-        tree.setdefault("usr/bin/sh", Entry(kind="symlink", target="dash"))
+    if "usr/bin/dash" in packages and "usr/bin/sh" not in packages:
+        tree["usr/bin/sh"] = Entry(kind="symlink", target="dash")
     certificates = [
         entry.content
-        for path, entry in sorted(tree.items())
+        for path, entry in sorted(packages.items())
         if path.startswith("usr/share/ca-certificates/") and path.endswith(".crt")
     ]
     if certificates:
         bundle = b"".join(content.rstrip(b"\n") + b"\n" for content in certificates)
         tree["etc/ssl/certs/ca-certificates.crt"] = Entry(kind="file", content=bundle)
-        tree.setdefault("usr/lib/ssl/cert.pem", Entry(kind="symlink", target="/etc/ssl/certs/ca-certificates.crt"))
+        if "usr/lib/ssl/cert.pem" not in packages:
+            tree["usr/lib/ssl/cert.pem"] = Entry(kind="symlink", target="/etc/ssl/certs/ca-certificates.crt")
+    return tree
 
 
 def render_passwd() -> str:

@@ -14,7 +14,15 @@ from reprobox.env.bases import FlattenedBase
 from reprobox.env.lockfile import LinkedFiles, Lock
 from reprobox.image.cache import Cache, CachedLayer
 from reprobox.image.conda import Linked, unpack_python, write_conda, write_conda_skeleton
-from reprobox.image.debian import Entry, extract_tree, load_tree, write_tree
+from reprobox.image.debian import (
+    Entry,
+    extract_tree,
+    load_packages,
+    load_tree,
+    render_system_files,
+    require_plain_parents,
+    write_tree,
+)
 from reprobox.image.interpreter import Interpreter, render_library_cache
 from reprobox.image.layers import DiffId, LayerDigest, LayerWriter
 from reprobox.image.places import PREFIX, site_packages
@@ -27,8 +35,9 @@ def list_packages(lock: Lock, missing: Sequence[LayerPlan], cache: Cache) -> lis
     needs_base = any(plan.compiles for plan in missing)
     needs_python = lock.python_from == "conda" and any(plan.compiles and plan.kind != "base" for plan in missing)
     wanted: dict[str, Package] = {}
-    # With the base unpacked and its layer written, nothing asks for its packages again.
-    if needs_base and cache.find_tree(base_key(lock)) is None:
+    # With the base unpacked and its layers written, nothing asks for its packages again.
+    needs_all = any(plan.kind == "base" for plan in missing)
+    if needs_all or (needs_base and cache.find_tree(base_key(lock)) is None):
         wanted |= {package.sha256: package for package in lock.debian}
         if lock.flattened is not None:
             wanted[lock.flattened.sha256] = lock.flattened
@@ -101,8 +110,10 @@ class LayerMaker:
                 match plan.kind:
                     case "skeleton":
                         self._write_skeleton(writer)
+                    case "debian":
+                        self._write_debian(writer, plan)
                     case "base":
-                        self._write_base(writer, plan)
+                        self._write_base(writer)
                     case "conda":
                         self._write_conda(writer, plan, folder, linked)
                     case "wheels":
@@ -169,15 +180,27 @@ class LayerMaker:
             tree=tree, python=self.lock.python, platform=self.lock.platform, workers=self.workers, prefix=prefix
         )
 
-    def _write_base(self, writer: LayerWriter, plan: LayerPlan) -> None:
-        folder = self._base.result()
+    def _write_debian(self, writer: LayerWriter, plan: LayerPlan) -> None:
+        """Write packages of the base, with the bytecode of the interpreter's library where they bring that."""
         files = [(package, self.packages[package.sha256].result()) for package in plan.debian]
-        tree = load_tree(files, omit=self.lock.omit, keep=self.lock.keep)
-        tree["etc/ld.so.cache"] = Entry(kind="file", content=(folder / "etc/ld.so.cache").read_bytes())
+        tree = load_packages(files, omit=self.lock.omit, keep=self.lock.keep)
         version = base_python(self.lock)
-        if version is not None:
+        if version is not None and plan.compiles:
+            folder = self._base.result()
             python = Interpreter(tree=folder, python=version, platform=self.lock.platform, workers=self.workers)
             _compile_library(tree, python)
+        write_tree(tree, writer)
+
+    def _write_base(self, writer: LayerWriter) -> None:
+        """Write what follows from all packages of the base together."""
+        folder = self._base.result()
+        files = [(package, self.packages[package.sha256].result()) for package in self.lock.debian]
+        # Every one is held against all others here, whatever layers they are in.
+        packages = load_packages(files, omit=self.lock.omit, keep=self.lock.keep)
+        tree = render_system_files(packages)
+        require_plain_parents({**packages, **tree})
+        if self.lock.debian:
+            tree["etc/ld.so.cache"] = Entry(kind="file", content=(folder / "etc/ld.so.cache").read_bytes())
         write_tree(tree, writer)
 
     def _write_skeleton(self, writer: LayerWriter) -> None:

@@ -212,15 +212,8 @@ def write_oci_layout(image: Image, blobs: dict[DiffId, Path], folder: Path) -> N
         target.mkdir(parents=True)
         for diff_id in dict.fromkeys(image.diff_ids):
             _copy_checked(blobs[diff_id], target / diff_id.removeprefix("sha256:"), diff_id)
-        for data in (image.config, image.manifest):
-            (target / hashlib.sha256(data).hexdigest()).write_bytes(data)
-        (aside / "oci-layout").write_bytes(_json({"imageLayoutVersion": "1.0.0"}))
-        index = {
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.index.v1+json",
-            "manifests": [{"mediaType": _MANIFEST_TYPE, "digest": image.manifest_digest, "size": len(image.manifest)}],
-        }
-        (aside / "index.json").write_bytes(_json(index))
+        for path, data in render_layout(image).items():
+            (aside / path).write_bytes(data)
         # An empty folder gives way to a whole one.
         aside.replace(folder)
     except OSError as error:
@@ -229,6 +222,21 @@ def write_oci_layout(image: Image, blobs: dict[DiffId, Path], folder: Path) -> N
         ) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def render_layout(image: Image) -> dict[str, bytes]:
+    """Render the small files of an OCI image layout: path → bytes; the layers' own are not among them."""
+    index = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [{"mediaType": _MANIFEST_TYPE, "digest": image.manifest_digest, "size": len(image.manifest)}],
+    }
+    return {
+        f"blobs/sha256/{image.config_digest.removeprefix('sha256:')}": image.config,
+        f"blobs/sha256/{image.manifest_digest.removeprefix('sha256:')}": image.manifest,
+        "oci-layout": _json({"imageLayoutVersion": "1.0.0"}),
+        "index.json": _json(index),
+    }
 
 
 def _copy_checked(source: Path, target: Path, diff_id: DiffId) -> None:

@@ -21,7 +21,7 @@ LayerKey = NewType("LayerKey", str)
 """sha256, in hex, over everything that a layer is made from."""
 
 Package = DebianPackage | FlattenedBase | CondaPackage | LinkedFiles | Wheel
-Kind = Literal["base", "skeleton", "conda", "linked", "wheels"]
+Kind = Literal["debian", "base", "skeleton", "conda", "linked", "wheels"]
 
 BIG_WHEEL_BYTES = 4_000_000
 MAX_ALONE = 60
@@ -31,7 +31,8 @@ MAX_LAYERS = 125
 """What engines hold."""
 
 SMALL_GROUPS = 8
-_INTERPRETER_PREFIXES = ("python3", "libpython3")
+INTERPRETER_PREFIXES = ("python3", "libpython3")
+"""Debian packages that hold the interpreter and its library."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +40,9 @@ class LayerPlan:
     """One layer to be.
 
     Attributes:
-        kind: "base" (Debian packages), "skeleton" (the environment's empty prefix), "conda", "linked" (what scripts of
-            conda packages wrote at link time) or "wheels".
+        kind: "debian" (packages of the base), "base" (what follows from all of these together, or a flattened base as
+            it is), "skeleton" (the environment's empty prefix), "conda", "linked" (what scripts of conda packages
+            wrote at link time) or "wheels".
         key: What it is made from, digested.
         reason: Why these packages are together, for people.
         debian: Its Debian packages, by name.
@@ -74,6 +76,7 @@ class LayerPlan:
         """Whether the locked interpreter is needed to make it."""
         return (
             (self.kind == "base" and self.ready is None)
+            or any(package.name.startswith(INTERPRETER_PREFIXES) for package in self.debian)
             or self.kind == "wheels"
             or any(package.subdir == "noarch" for package in self.conda)
         )
@@ -99,17 +102,15 @@ def plan_layers(lock: Lock) -> tuple[LayerPlan, ...]:
     Returns:
         Layers in their order in the image; every package is in exactly one.
     """
-    debian = tuple(sorted(lock.debian, key=lambda package: package.name))
-    plans = [
-        LayerPlan(
-            kind="base",
-            key=base_key(lock),
-            reason="the system below the environment; changes with the base's lock alone",
-            debian=debian,
-            ready=lock.flattened,
-        ),
-        LayerPlan(kind="skeleton", key=_skeleton_key(lock), reason="the environment's empty prefix"),
-    ]
+    debian = [_debian_plan(lock, packages, reason) for packages, reason in _group(lock.debian, MAX_ALONE)]
+    together = LayerPlan(
+        kind="base",
+        key=base_key(lock),
+        reason="what follows from all packages of the base together" if debian else "the system below the environment",
+        ready=lock.flattened,
+    )
+    skeleton = LayerPlan(kind="skeleton", key=_skeleton_key(lock), reason="the environment's empty prefix")
+    plans = [*debian, together, skeleton]
     native = [package for package in lock.conda if package.subdir != "noarch"]
     noarch = [package for package in lock.conda if package.subdir == "noarch"]
     left = MAX_LAYERS - len(plans) - (lock.linked is not None) - 3 * SMALL_GROUPS
@@ -153,7 +154,7 @@ def _group(packages: Sequence[_Package], left: int) -> list[tuple[tuple[_Package
 
 
 def base_key(lock: Lock) -> LayerKey:
-    """Key of the layer with the base's Debian packages."""
+    """Key of the layer that follows from the whole base, and of the base unpacked."""
     if lock.flattened is not None:
         return _digest({"kind": "flattened", "sha256": lock.flattened.sha256})
     parts = [package.sha256 for package in sorted(lock.debian, key=lambda package: package.name)]
@@ -173,17 +174,31 @@ def interpreter_digest(lock: Lock) -> str:
     if lock.python_from == "conda":
         parts = [package.sha256 for package in lock.conda if package.name == "python"]
     else:
-        debian = sorted(lock.debian, key=lambda p: p.name)
-        parts = (
-            [lock.flattened.sha256]
-            if lock.flattened
-            else [p.sha256 for p in debian if p.name.startswith(_INTERPRETER_PREFIXES)]
-        )
+        parts = [lock.flattened.sha256] if lock.flattened else []
+    return hashlib.sha256(",".join(parts).encode()).hexdigest() if parts else _debian_interpreter(lock)
+
+
+def _debian_interpreter(lock: Lock) -> str:
+    debian = sorted(lock.debian, key=lambda package: package.name)
+    parts = [package.sha256 for package in debian if package.name.startswith(INTERPRETER_PREFIXES)]
     return hashlib.sha256(",".join(parts).encode()).hexdigest()
 
 
 def _skeleton_key(lock: Lock) -> LayerKey:
     return _key(lock, "skeleton", [], {} if lock.python_from == "base" else {"python_from": lock.python_from})
+
+
+def _debian_plan(lock: Lock, packages: tuple[DebianPackage, ...], reason: str) -> LayerPlan:
+    made_from: dict[str, object] = {
+        "format": lock.layer_format,
+        "kind": "debian",
+        "parts": [package.sha256 for package in packages],
+        "omit": lock.omit,
+        "keep": lock.keep,
+    }
+    if any(package.name.startswith(INTERPRETER_PREFIXES) for package in packages):
+        made_from |= {"python": base_python(lock), "interpreter": _debian_interpreter(lock)}
+    return LayerPlan(kind="debian", key=_digest(made_from), reason=reason, debian=packages)
 
 
 def _conda_plan(lock: Lock, packages: tuple[CondaPackage, ...], reason: str) -> LayerPlan:

@@ -240,6 +240,7 @@ def parse_record(data: bytes, *, source: str) -> Record:
             )
         if render_again(document, claimed) != data:
             raise RecordError(f"{source} was altered: it is not in canonical form", hint="restore it")
+        _require_places(document, source)
         ending = {
             "status", "exit_code", "finished_utc", "durations_s", "outputs", "metrics", "comparison", "streams",
             "tainted",
@@ -261,6 +262,26 @@ def parse_record(data: bytes, *, source: str) -> Record:
             f"{source} is not a readable record ({type(error).__name__}: {error})",
             hint="restore it, or remove that run's folder",
         ) from None
+
+
+def _require_places(document: dict[str, Any], source: str) -> None:
+    """Require that what a record names stays where it may be: somebody else may have written it.
+
+    Raises:
+        RecordError: A run's id, a path or a digest is none.
+    """
+    if not re.fullmatch(r"[0-9A-Za-z]+(-[0-9A-Za-z]+)*", str(document["run"])):
+        raise RecordError(f"{source}: {document['run']!r} is no run's id", hint="do not trust that record")
+    rows = [*document["outputs"], *document["code"]["files"], *document.get("given", ())]
+    for row in rows:
+        path = str(row["path"])
+        if path.startswith("/") or "\0" in path or {"", ".", ".."} & set(path.split("/")):
+            raise RecordError(f"{source}: {path!r} is no place in a project", hint="do not trust that record")
+    digests = [row["sha256"] for row in [*rows, *document["inputs"]] if "link" not in row]
+    lock = document["environment"].get("lock_sha256")
+    for digest in (*digests, *([lock] if lock is not None else [])):
+        if not re.fullmatch(r"[0-9a-f]{64}", str(digest)):
+            raise RecordError(f"{source}: {str(digest)[:80]!r} is no sha256", hint="do not trust that record")
 
 
 def render_again(body: dict[str, Any], digest: str) -> bytes:

@@ -7,6 +7,7 @@ collect outputs → hash → write record → show outputs in the user's folder.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from reprobox.env.cuda import find_cuda_of
@@ -15,6 +16,7 @@ from reprobox.env.lockfile import Lock, parse_lock
 from reprobox.env.project import LOCK_NAME, EnvironmentEntry, lock_platform
 from reprobox.errors import RecordError, UsageError
 from reprobox.records.record import Record, RunId
+from reprobox.records.store import RunStore
 from reprobox.run.execute import execute
 from reprobox.run.hardware import Gpus, choose_gpus, describe_host, load_gpus
 from reprobox.run.locking import load_fresh_lock, make_lock
@@ -79,7 +81,7 @@ def evaluate_run(world: World, run: RunId, words: tuple[str, ...], options: Opti
         store.require_object(output.sha256, name=f"{run}: {output.path}")
         store.require_output(run, output)
     checked = world.clock.monotonic_s()
-    lock = _lock_of(world, trained)
+    lock = load_lock_of(store, trained)
     settings, gpus = _settings(world, options, trained.draft["settings"])
     require_gpu_fit(world, lock, options.gpus, settings.gpus, gpus)
     prepared = _image_of(world, trained, lock)
@@ -116,33 +118,33 @@ def require_gpu_fit(world: World, lock: Lock, asked: str, chosen: tuple[str, ...
         world.say(f"warning: {finding.message}")
 
 
-def _lock_of(world: World, trained: Record) -> Lock:
+def load_lock_of(store: RunStore, trained: Record) -> Lock:
     """Load the lock that a recorded run kept.
 
     Raises:
         RecordError: It is not the one that the run had.
     """
     recorded = trained.draft["environment"]
-    text = world.store.require_object(recorded["lock_sha256"], name=f"{trained.run}: its lock").read_text("utf-8")
+    text = store.require_object(recorded["lock_sha256"], name=f"{trained.run}: its lock").read_text("utf-8")
     lock = parse_lock(text, source=f"the lock of run {trained.run}")
     if lock.digest != trained.lock_digest:
         raise RecordError(f"the lock of run {trained.run} is not the one that it ran with")
     return lock
 
 
-def _entry_of(world: World, trained: Record) -> EnvironmentEntry:
+def find_entry_of(root: Path, trained: Record) -> EnvironmentEntry:
     """Find the environment that a run had, whose folder and file say where some packages are; it may have changed."""
     recorded = trained.draft["environment"]
     name, file = recorded["name"], recorded.get("file")
-    if file is not None and (world.project.root / file).is_file():
-        path = world.project.root / file
+    if file is not None and (root / file).is_file():
+        path = root / file
         return EnvironmentEntry(name=name, environment=path, lock=path.parent / LOCK_NAME)
-    return EnvironmentEntry(name=name, environment=world.project.root / name, lock=world.project.root / LOCK_NAME)
+    return EnvironmentEntry(name=name, environment=root / name, lock=root / LOCK_NAME)
 
 
 def _image_of(world: World, trained: Record, lock: Lock) -> Prepared:
     """Have a recorded run's own image in the engine, from the lock that the run kept."""
-    entry = _entry_of(world, trained)
+    entry = find_entry_of(world.project.root, trained)
     prepared = prepare_image(
         entry,
         lock,

@@ -221,7 +221,7 @@ def _load_old_lock(entry: EnvironmentEntry) -> Lock | None:
     if not entry.lock.is_file():
         return None
     try:
-        return parse_lock(entry.lock.read_text(encoding="utf-8"), source=str(entry.lock))
+        return parse_lock(entry.lock.read_text(encoding="utf-8"), source=str(entry.lock), any_format=True)
     except (EnvironmentInvalid, UnicodeDecodeError):
         return None
 

@@ -75,6 +75,21 @@ def build_layers(
     return prepared, {layer.digest.diff_id: layer.path for layer in layers}
 
 
+def have_layers(
+    entry: EnvironmentEntry, lock: Lock, *, client: Client, cache: Cache, progress: Progress, workers: int
+) -> tuple[Image, dict[DiffId, Path]]:
+    """Have all layers of a lock in the cache, checked: those that are there, or else made from packages.
+
+    Returns:
+        The image, and where its layers lie.
+    """
+    known = find_built(lock, cache)
+    if known is not None and all(cache.check_blob(diff_id) for diff_id in known[0].diff_ids):
+        return known[0], {diff_id: cache.blob_path(diff_id) for diff_id in known[0].diff_ids}
+    prepared, blobs = build_layers(entry, lock, client=client, cache=cache, progress=progress, workers=workers)
+    return prepared.image, blobs
+
+
 def _make_layers(
     entry: EnvironmentEntry, lock: Lock, *, client: Client, cache: Cache, progress: Progress, workers: int
 ) -> tuple[Build, tuple[CachedLayer, ...]]:

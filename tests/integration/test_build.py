@@ -173,13 +173,13 @@ def test_library_cache_is_the_same_with_and_without_root(
 ) -> None:
     """The dynamic loader's cache of the base does not depend on who makes it."""
     from reprobox.env.lockfile import parse_lock
-    from reprobox.image.plan import plan_layers
+    from reprobox.image.plan import base_key
 
     lock = parse_lock((project.folder / "reprobox.lock").read_text(), source="lock")
     cache = tmp_path / "cache"
     tool = Tool(project.folder, {"REPROBOX_CACHE": str(cache)})
     tool("build", "--no-load")
-    tree = cache / "trees" / plan_layers(lock)[0].key
+    tree = cache / "trees" / base_key(lock)
     made = (tree / "etc/ld.so.cache").read_bytes()
     assert b"libstdc++.so.6" in made
     copy = open_folder / "tree"

@@ -30,8 +30,8 @@ from reprobox.image.oci import (
 from reprobox.image.plan import plan_layers
 
 PINNED = (
-    "sha256:04d9dd7f16f798e3679a19b05a9cb71bf55d5da7d108758113462ad837ba3c28",
-    "sha256:78758aefcca3410849216ac1371a9976693bbc69e79671c5ff6e0108b54a29e2",
+    "sha256:033e1c3f29ccd632163f02aa642179d9be0ec85a453075146511b64cb671a096",
+    "sha256:ec07a5d150acf696a61caad89f1f6007650be189c7619088f504d5e62bf91982",
 )
 LOCK = make_lock(wheels=(fake_wheel("big", size=1 << 30), fake_wheel("small")), debian=(fake_deb("bash"),))
 
@@ -53,7 +53,7 @@ def make_layer(folder: Path, name: str, *, size: int = 700) -> CachedLayer:
 def layers(tmp_path: Path) -> list[CachedLayer]:
     folder = tmp_path / "layers"
     folder.mkdir()
-    return [make_layer(folder, name) for name in ("base", "skeleton", "big", "small")]
+    return [make_layer(folder, name) for name in ("debian", "base", "skeleton", "big", "small")]
 
 
 def image_of(layers: list[CachedLayer], lock: Lock = LOCK, *, partial: bool = False) -> Image:
@@ -82,9 +82,9 @@ def test_equal_input_is_an_equal_image(layers: list[CachedLayer], tmp_path: Path
     assert first == second
 
 
-def test_the_image_of_format_1_is_pinned() -> None:
+def test_the_image_of_format_2_is_pinned() -> None:
     """These layers and this lock have these digests for ever."""
-    digests = [LayerDigest(diff_id=DiffId(sha(bytes([n]))), size_bytes=512 * n, files=n) for n in range(4)]
+    digests = [LayerDigest(diff_id=DiffId(sha(bytes([n]))), size_bytes=512 * n, files=n) for n in range(5)]
     image = image_of([CachedLayer(digest=digest, path=Path("/nowhere")) for digest in digests])
     assert (image.config_digest, image.manifest_digest) == PINNED
 
@@ -123,6 +123,7 @@ def test_the_configuration_says_what_is_inside(layers: list[CachedLayer]) -> Non
     assert len(config["history"]) == len(layers)
     assert [row["created_by"] for row in config["history"]] == [
         "reprobox: bash",
+        "reprobox: base",
         "reprobox: skeleton",
         "reprobox: big",
         "reprobox: small",
@@ -177,8 +178,8 @@ def test_what_an_engine_has_is_left_out(layers: list[CachedLayer]) -> None:
     image = image_of(layers)
     files = archive_of(image, blobs_of(layers[2:]))
     (row,) = json.loads(files["manifest.json"])
-    assert len(row["Layers"]) == 4
-    assert [name in files for name in row["Layers"]] == [False, False, True, True]
+    assert len(row["Layers"]) == 5
+    assert [name in files for name in row["Layers"]] == [False, False, True, True, True]
 
 
 def test_a_layer_that_stands_twice_is_sent_once(layers: list[CachedLayer]) -> None:

@@ -224,7 +224,10 @@ def test_what_a_killed_tool_left_becomes_a_record(tmp_path: Path, ended: bool) -
     ((run, owner),) = world.store.list_active()
     assert owner is not None
     active = world.store.active_folder(run)
-    assert recover_runs(world.store, {"fake": world.engine}, now=make_clock().now(), workers=1, act=True)[0].state == "running"
+    assert (
+        recover_runs(world.store, {"fake": world.engine}, now=make_clock().now(), workers=1, act=True)[0].state
+        == "running"
+    )
     note = json.loads((active / "owner.json").read_text())
     (active / "owner.json").write_text(json.dumps(note | {"started_ticks": 1}))
     if not ended:
