@@ -10,7 +10,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import tarfile
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO, NewType
@@ -30,7 +32,8 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RATIO_LIMIT = 300
 _SMALL = 256 << 20
 _CHUNK = 1 << 20
-_TOGETHER = 1 << 18
+_TOGETHER = 1 << 20
+_AHEAD = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +101,8 @@ class LayerWriter:
         self._stream = stream
         self._check = check
         self._hash = hashlib.sha256()
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hash")
+        self._hashing: deque[Future[None]] = deque()
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
         self._size = 0
@@ -161,6 +166,7 @@ class LayerWriter:
         """End the tar and tell what was written."""
         self._write(bytes(2 * BLOCK))
         self._flush()
+        self._hasher.shutdown(wait=True)
         return LayerDigest(diff_id=DiffId("sha256:" + self._hash.hexdigest()), size_bytes=self._size, files=self._files)
 
     def _parents(self, path: str) -> None:
@@ -184,5 +190,8 @@ class LayerWriter:
         data = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
         self._waiting.clear()
         self._waiting_bytes = 0
-        self._hash.update(data)
+        # Hashed beside the writing, in order; a few pieces ahead at most, so that memory stays bounded.
+        self._hashing.append(self._hasher.submit(self._hash.update, data))
+        if len(self._hashing) > _AHEAD:
+            self._hashing.popleft().result()
         self._stream.write(data)
