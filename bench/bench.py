@@ -34,6 +34,12 @@ PAGE = REPOSITORY / "docs" / "benchmarks.md"
 RESULTS = REPOSITORY / "bench" / "results.json"
 
 
+_WITHOUT_PEER = {
+    "help", "run-empty", "train", "conda-lock", "conda-layers", "tf-cuda-lock", "conda-changed", "layer-write", "start",
+    "large",
+}  # fmt: skip
+
+
 def parse_arguments(words: list[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="bench/bench.py", description="Measure reprobox beside docker build and run.")
@@ -98,11 +104,14 @@ def measure(arguments: argparse.Namespace, folder: Path) -> tuple[list[Figure], 
         say("preparing: our project and its lock (not measured)")
         ours.make_project()
         pip = ""
-        if set(arguments.names) - {"help", "run-empty", "train", "conda-lock", "conda-layers", "tf-cuda-lock"}:
+        if set(arguments.names) - _WITHOUT_PEER:
             say("preparing: the image that the Dockerfile starts from (not measured)")
             pip = peer.make_base()
         bench = Bench(ours, peer, engine, wheel=arguments.wheel, quick=arguments.quick, say=say)
-        figures = [MEASURES[name](bench) for name in arguments.names]
+        figures: list[Figure] = []
+        for name in arguments.names:
+            found = MEASURES[name](bench)
+            figures += found if isinstance(found, list) else [found]
     finally:
         if not arguments.keep:
             _clean(ours, engine, folder)

@@ -31,7 +31,7 @@ asyncio.run(main())
 """
 _ENVIRONMENT = """\
 channels: [conda-forge]
-dependencies: [python=3.11, many, tensorflow-cpu, scikit-learn, pandas, joblib]
+dependencies: [python=3.11, many, versioned=1.0, tensorflow-cpu, scikit-learn, pandas, joblib]
 """
 
 
@@ -47,7 +47,8 @@ class CondaSide:
     def __init__(self, folder: Path, *, environ: Mapping[str, str], reprobox: Path) -> None:
         self.folder = folder
         self._reprobox = str(reprobox)
-        self._environ = {**environ, "REPROBOX_CACHE": str(folder / "cache")}
+        self.cache = folder / "cache"
+        self._environ = {**environ, "REPROBOX_CACHE": str(self.cache)}
 
     @contextmanager
     def channel(self) -> Iterator[None]:
@@ -80,15 +81,16 @@ class CondaSide:
         self.run("mirror", "reprobox.lock", str(self.folder / "mirror"))
 
     def forget_conda_layers(self) -> None:
-        """Remove every layer but the base's, and the unpacked interpreter."""
+        """Remove every layer but those of the base, and the unpacked interpreter."""
         cache = self.folder / "cache"
         document = json.loads(self.run("build", "--no-load", "--json").stdout)
-        base = document["diff_ids"][0].removeprefix("sha256:")
+        count = [row["title"] for row in document["layers"]].index("skeleton")
+        base = {diff_id.removeprefix("sha256:") for diff_id in document["diff_ids"][:count]}
         for note in (cache / "layers").iterdir():
-            if base not in note.read_text(encoding="utf-8"):
+            if json.loads(note.read_bytes())["diff_id"].removeprefix("sha256:") not in base:
                 note.unlink()
         for blob in (cache / "blobs").iterdir():
-            if blob.name != base:
+            if blob.name not in base:
                 blob.unlink()
         shutil.rmtree(cache / "images")
         for tree in (cache / "trees").glob("python-*"):
@@ -99,6 +101,21 @@ class CondaSide:
         """Turn the packages into layers; the base's layer is there."""
         self.forget_conda_layers()
         return self.run("build", "--no-load", "--json")
+
+    def change_one(self, registry: str) -> tuple[Cost, dict[str, float]]:
+        """Change one package's version, and run something in the image; gives also what that moved, in bytes."""
+        file = self.folder / "environment.yml"
+        text = file.read_text(encoding="utf-8")
+        whole = json.loads(self.run("push", f"{registry}:1", "--json").stdout)["skipped_bytes"]
+        before = {blob.name for blob in (self.cache / "blobs").iterdir()}
+        file.write_text(text.replace("versioned=1.0", "versioned=2.0"), encoding="utf-8")
+        self.run("lock", "--json")
+        cost = self.run("run", "--no-place", "--", "true")
+        new = sum(blob.stat().st_size for blob in (self.cache / "blobs").iterdir() if blob.name not in before)
+        moved = json.loads(self.run("push", f"{registry}:2", "--json").stdout)["moved_bytes"]
+        file.write_text(text, encoding="utf-8")
+        self.run("lock", "--json")
+        return cost, {"whole": float(whole), "moved": float(moved), "stored": float(new)}
 
     def link_folder(self) -> Cost:
         """Let py-rattler link the same packages into a folder."""
@@ -133,5 +150,21 @@ def link_figure(ours: list[Cost], theirs: list[Cost], packages: int) -> Figure:
         also={
             "peak memory of the largest process of reprobox_bytes": tuple(float(cost.peak_bytes) for cost in ours),
             "peak memory of py-rattler_bytes": tuple(float(cost.peak_bytes) for cost in theirs),
+        },
+    )
+
+
+def changed_figure(costs: list[Cost], moved: list[dict[str, float]], packages: int) -> Figure:
+    """The figure of one changed package among many."""
+    return Figure(
+        name="conda-changed",
+        what=f"one of {packages} conda packages changed: from the new lock to a container that ran",
+        beside="",
+        ours=tuple(cost.wall_s for cost in costs),
+        aim=5.0,
+        also={
+            "moved to a registry that has the image before_bytes": tuple(row["moved"] for row in moved),
+            "more in the cache than for one of the two environments alone_bytes": tuple(row["stored"] for row in moved),
+            "the whole image_bytes": tuple(row["whole"] for row in moved),
         },
     )

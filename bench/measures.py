@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable
 
 from commands import BenchError, Cost, run_command
-from conda import CondaSide, link_figure, lock_figure
+from conda import CondaSide, changed_figure, link_figure, lock_figure
 from engine import BENCH_LABEL, Engine
 from figures import Figure
+from image import ImageSide, large_figure, serve_registry, start_figure, write_figure
 from ours import NAME, Ours, parse_document
 from peer import CHANGED_IMAGE, IMAGE, PYTHON, Peer, render_requirements
 
@@ -48,6 +49,12 @@ class Bench:
     def conda_side(self) -> CondaSide:
         """A project with a large conda environment."""
         return CondaSide(self.ours.folder / "conda", environ=os.environ, reprobox=self.ours.reprobox)
+
+    def image_side(self) -> ImageSide:
+        """A project with a committed environment, and a cache of its own."""
+        return ImageSide(
+            self.ours.folder / "image", environ=os.environ, reprobox=self.ours.reprobox, engine=self.engine
+        )
 
     def times(self, count: int) -> range:
         """Repetitions: so many, or one."""
@@ -353,7 +360,36 @@ def measure_tf_cuda_lock(bench: Bench) -> Figure:
     )
 
 
-MEASURES: dict[str, Callable[[Bench], Figure]] = {
+def measure_conda_changed(bench: Bench) -> Figure:
+    """Change one package of a large conda environment, and run in it."""
+    side = bench.conda_side()
+    with side.channel(), serve_registry(side.folder) as registry:
+        packages = int(parse_document(side.lock().stdout)["packages"])
+        side.run("build", "--json")
+        side.run("push", f"{registry}:1", "--json")
+        # Once: a second time everything would be there already.
+        cost, moved = side.change_one(registry)
+    bench.tell("conda-changed", 0, cost.wall_s)
+    shutil.rmtree(side.folder)
+    return changed_figure([cost], [moved], packages)
+
+
+def measure_layer_write(bench: Bench) -> Figure:
+    """Write a tree as a layer; beside tar."""
+    return write_figure(bench.image_side(), len(bench.times(5)))
+
+
+def measure_start(bench: Bench) -> list[Figure]:
+    """From a lock to a container that ran; beside docker pull."""
+    return start_figure(bench.image_side(), len(bench.times(3)), docker=bench.peer.docker)
+
+
+def measure_large(bench: Bench) -> Figure:
+    """Build a very large environment once; its peak memory."""
+    return large_figure(bench.image_side())
+
+
+MEASURES: dict[str, Callable[[Bench], Figure | list[Figure]]] = {
     "cold-build": measure_cold_build,
     "cold-layout": measure_cold_layout,
     "engine-load": measure_engine_load,
@@ -367,5 +403,9 @@ MEASURES: dict[str, Callable[[Bench], Figure]] = {
     "conda-lock": measure_conda_lock,
     "conda-layers": measure_conda_layers,
     "tf-cuda-lock": measure_tf_cuda_lock,
+    "conda-changed": measure_conda_changed,
+    "layer-write": measure_layer_write,
+    "start": measure_start,
+    "large": measure_large,
 }
 """Name → how to measure it, in the order in which they are measured and shown."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -52,6 +52,9 @@ class LoadableImage:
         id: Digest of its configuration.
         diff_ids: Its layers, lowest first.
         config: Bytes of its configuration.
+        manifest: Bytes of its manifest.
+        manifest_digest: Their digest.
+        layers: diff_id → where the layer lies, uncompressed.
         render_archive: Renders a docker-archive that holds the layers named, and only those.
         unpack: Unpacks it into an empty folder, as its file system is.
     """
@@ -59,6 +62,9 @@ class LoadableImage:
     id: str
     diff_ids: tuple[str, ...]
     config: bytes
+    manifest: bytes
+    manifest_digest: str
+    layers: Mapping[str, Path]
     render_archive: Callable[[Collection[str]], Iterator[bytes]]
     unpack: Callable[[Path], None]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ from reprobox.errors import AcceleratorError, EngineMissing, EngineRefused
 
 _MIN_API = (1, 40)
 _TIMEOUT_S = 120
+_HELD = "reprobox/loaded"
+"""Name that keeps a pulled image until it has one for people."""
 
 
 @contextmanager
@@ -80,6 +83,9 @@ class DockerEngine:
             self._api: Any = docker.APIClient(timeout=_TIMEOUT_S, version="auto", **settings)
         except (docker.errors.DockerException, requests.RequestException, OSError, ValueError) as error:
             raise EngineMissing(f"no Docker engine answers at {where}{_why(error)}", hint=_start_hint(error)) from None
+        # Only an engine of this machine reaches its loopback.
+        self._pulls = where.startswith("unix:")
+        self._pulled: set[str] = set()
         if _version(self._api.api_version) < _MIN_API:
             raise EngineMissing(
                 f"Docker at {where} speaks API {self._api.api_version}; the oldest usable one is 1.40",
@@ -155,7 +161,19 @@ class DockerEngine:
         return True
 
     def load_image(self, image: LoadableImage, *, held: int) -> None:
-        """Load an image; an engine hashes what it is given and refuses layers that are not what they are called."""
+        """Load an image; an engine hashes what it is given and refuses layers that are not what they are called.
+
+        What it has nothing of it pulls from us, which is faster. It knows layers again by their digest only where it
+        pulled them; where others are held, what is missing goes as an archive.
+        """
+        if self._pulls and self._pulled.issuperset(image.diff_ids[:held]):
+            try:
+                self._pull(image)
+                self._pulled.update(image.diff_ids)
+                return
+            except (EngineRefused, EngineMissing):
+                # An engine in a machine of its own, or behind a proxy, does not reach our loopback.
+                self._pulls = False
         try:
             self.load_archive(image.render_archive(image.diff_ids[held:]))
         except EngineRefused:
@@ -163,6 +181,22 @@ class DockerEngine:
             if held == 0:
                 raise
             self.load_archive(image.render_archive(image.diff_ids))
+
+    def _pull(self, image: LoadableImage) -> None:
+        """Let the engine pull an image from this process.
+
+        Raises:
+            EngineRefused: It cannot.
+        """
+        from reprobox.engines.loopback import serve_image
+
+        with serve_image(image) as served, self._ours("pull the image"):
+            for line in self._api.pull(f"{served.repository}@{served.digest}", stream=True, decode=True):
+                if "error" in line:
+                    raise EngineRefused(f"{self.title} refused to pull the image: {line['error']}")
+            # A name of ours first: without one, taking away that of the loopback takes the image along.
+            self._api.tag(image.id, _HELD, image.id.removeprefix("sha256:"), force=True)
+            self._api.remove_image(f"{served.repository}@{served.digest}", noprune=True)
 
     def load_archive(self, chunks: Iterator[bytes]) -> None:
         """Load a docker-archive, given in chunks.
@@ -182,16 +216,22 @@ class DockerEngine:
         """Give an image a name for people."""
         with self._ours("name the image"):
             self._api.tag(image_id, name, tag, force=True)
+        self._drop_held(image_id)
 
     def remove_image(self, image_id: str) -> None:
         """Remove an image without those below it."""
-
+        self._drop_held(image_id)
         try:
             with self._ours("remove an image"):
                 self._api.remove_image(image_id, noprune=True)
         except EngineRefused:
             # Gone, or in use: either way it is not ours to force.
             return
+
+    def _drop_held(self, image_id: str) -> None:
+        """Take away the name that kept an image since it was pulled."""
+        with contextlib.suppress(EngineRefused), self._ours("remove a name"):
+            self._api.remove_image(f"{_HELD}:{image_id.removeprefix('sha256:')}", noprune=True)
 
     def find_reference(self, reference: str) -> str:
         """Find an image by its reference with a digest, pulling it where it is not here."""

@@ -228,6 +228,9 @@ def make_loadable(image: Image, blobs: Mapping[DiffId, Path]) -> LoadableImage:
         id=image.config_digest,
         diff_ids=tuple(image.diff_ids),
         config=image.config,
+        manifest=image.manifest,
+        manifest_digest=image.manifest_digest,
+        layers={str(diff_id): path for diff_id, path in blobs.items()},
         render_archive=render,
         unpack=unpack,
     )

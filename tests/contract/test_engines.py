@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -478,3 +480,45 @@ def test_limits_that_are_promised_hold(real_engine: Engine, loadable: LoadableIm
     container.remove()
     assert ended.exit_code == 137
     assert ended.out_of_memory
+
+
+def test_docker_pulls_from_us_and_keeps_no_other_name(loadable: LoadableImage) -> None:
+    """What Docker has nothing of it pulls from this process; the image has the name for people alone, or none."""
+    import docker
+
+    api = docker.from_env().api
+    engine = DockerEngine(os.environ)
+    for image in api.images(filters={"label": "org.reprobox.lock"}, all=True):
+        if image["Id"] == loadable.id:
+            api.remove_image(loadable.id, force=True)
+    asked = []
+    counting = dataclasses.replace(loadable, render_archive=lambda wanted: asked.append(wanted) or iter(()))
+    engine.load_image(counting, held=0)
+    assert asked == []
+    assert engine.find_image(loadable.id, loadable.diff_ids)
+    mark = f"{os.getpid()}-{time.monotonic_ns()}"
+    engine.tag_image(loadable.id, "reprobox/test", mark)
+    found = api.inspect_image(loadable.id)
+    assert found["RepoDigests"] == []
+    assert "reprobox/loaded" not in " ".join(found["RepoTags"])
+    engine.remove_image(f"reprobox/test:{mark}")
+
+
+def test_an_engine_that_does_not_reach_us_is_sent_an_archive(loadable: LoadableImage) -> None:
+    """Where the pull fails, everything goes as an archive, as it does to an engine in a machine of its own."""
+    import docker
+
+    engine = DockerEngine(os.environ)
+    engine.remove_image(loadable.id)
+    with contextlib.suppress(docker.errors.ImageNotFound):
+        docker.from_env().api.remove_image(loadable.id, force=True)
+    asked = []
+
+    def render(wanted: Any) -> Any:
+        asked.append(tuple(wanted))
+        return loadable.render_archive(wanted)
+
+    unreachable = dataclasses.replace(loadable, layers={}, render_archive=render)
+    engine.load_image(unreachable, held=0)
+    assert asked == [loadable.diff_ids]
+    assert engine.find_image(loadable.id, loadable.diff_ids)
