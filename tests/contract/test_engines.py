@@ -83,11 +83,9 @@ def _shell(request: ContainerRequest, out: Sink, err: Sink) -> int:
     return FAKE_LINES[request.argv[-1]](request, out, err)
 
 
-@pytest.fixture(scope="module")
-def loadable(tmp_path_factory: pytest.TempPathFactory) -> LoadableImage:
+def _build(folder: Path, environment: str = ENVIRONMENT) -> LoadableImage:
     """The smallest image: a base without any wheel, from its lock."""
-    folder = tmp_path_factory.mktemp("bare")
-    (folder / "environment.yml").write_text(ENVIRONMENT)
+    (folder / "environment.yml").write_text(environment)
     Tool(folder)("build", "--no-load")
     lock = parse_lock((folder / "reprobox.lock").read_text(), source="lock")
     cache = Cache(Path(os.environ.get("REPROBOX_CACHE") or Path.home() / ".cache/reprobox"))
@@ -96,6 +94,22 @@ def loadable(tmp_path_factory: pytest.TempPathFactory) -> LoadableImage:
     assert None not in layers
     found = [layer for layer in layers if layer is not None]
     return make_loadable(render_image(lock, plans, found), {layer.digest.diff_id: layer.path for layer in found})
+
+
+@pytest.fixture(scope="module")
+def loadable(tmp_path_factory: pytest.TempPathFactory) -> LoadableImage:
+    return _build(tmp_path_factory.mktemp("bare"))
+
+
+@pytest.fixture
+def unheld(tmp_path: Path) -> Iterator[LoadableImage]:
+    """An image that Docker has never had, as its environment says something new; gone from there after the test."""
+    import docker
+
+    image = _build(tmp_path, f"{ENVIRONMENT}variables:\n  MARK: '{os.getpid()}-{time.monotonic_ns()}'\n")
+    yield image
+    with contextlib.suppress(docker.errors.ImageNotFound):
+        docker.from_env().api.remove_image(image.id, force=True)
 
 
 ENGINES = ["fake", "docker", "podman", "podman-rootless", "charliecloud"]
@@ -482,43 +496,32 @@ def test_limits_that_are_promised_hold(real_engine: Engine, loadable: LoadableIm
     assert ended.out_of_memory
 
 
-def test_docker_pulls_from_us_and_keeps_no_other_name(loadable: LoadableImage) -> None:
+def test_docker_pulls_from_us_and_keeps_no_other_name(unheld: LoadableImage) -> None:
     """What Docker has nothing of it pulls from this process; the image has the name for people alone, or none."""
     import docker
 
-    api = docker.from_env().api
     engine = DockerEngine(os.environ)
-    for image in api.images(filters={"label": "org.reprobox.lock"}, all=True):
-        if image["Id"] == loadable.id:
-            api.remove_image(loadable.id, force=True)
+    assert not engine.find_image(unheld.id, unheld.diff_ids)
     asked = []
-    counting = dataclasses.replace(loadable, render_archive=lambda wanted: asked.append(wanted) or iter(()))
+    counting = dataclasses.replace(unheld, render_archive=lambda wanted: asked.append(wanted) or iter(()))
     engine.load_image(counting, held=0)
     assert asked == []
-    assert engine.find_image(loadable.id, loadable.diff_ids)
-    mark = f"{os.getpid()}-{time.monotonic_ns()}"
-    engine.tag_image(loadable.id, "reprobox/test", mark)
-    found = api.inspect_image(loadable.id)
+    assert engine.find_image(unheld.id, unheld.diff_ids)
+    engine.tag_image(unheld.id, "reprobox/test", unheld.id[7:23])
+    found = docker.from_env().api.inspect_image(unheld.id)
     assert found["RepoDigests"] == []
-    assert "reprobox/loaded" not in " ".join(found["RepoTags"])
-    engine.remove_image(f"reprobox/test:{mark}")
+    assert found["RepoTags"] == [f"reprobox/test:{unheld.id[7:23]}"]
 
 
-def test_an_engine_that_does_not_reach_us_is_sent_an_archive(loadable: LoadableImage) -> None:
+def test_an_engine_that_does_not_reach_us_is_sent_an_archive(unheld: LoadableImage) -> None:
     """Where the pull fails, everything goes as an archive, as it does to an engine in a machine of its own."""
-    import docker
-
-    engine = DockerEngine(os.environ)
-    engine.remove_image(loadable.id)
-    with contextlib.suppress(docker.errors.ImageNotFound):
-        docker.from_env().api.remove_image(loadable.id, force=True)
     asked = []
 
     def render(wanted: Any) -> Any:
         asked.append(tuple(wanted))
-        return loadable.render_archive(wanted)
+        return unheld.render_archive(wanted)
 
-    unreachable = dataclasses.replace(loadable, layers={}, render_archive=render)
-    engine.load_image(unreachable, held=0)
-    assert asked == [loadable.diff_ids]
-    assert engine.find_image(loadable.id, loadable.diff_ids)
+    engine = DockerEngine(os.environ)
+    engine.load_image(dataclasses.replace(unheld, manifest=b"{}", render_archive=render), held=0)
+    assert asked == [unheld.diff_ids]
+    assert engine.find_image(unheld.id, unheld.diff_ids)
