@@ -162,10 +162,11 @@ Processor time of the whole machine holds the engine's work, and that of everyth
 
 ## What bounds a cold build
 
-`docker load` writes and hashes every byte twice; its time for the finished image alone is the line "the engine alone".
-What is left beside it is the line "to an OCI layout": download, unpacking, bytecode and the hash of every layer. The
-two overlap layer by layer, as far as there are cores. An aim of half of `docker build` therefore cannot be reached
-through `docker load` where the engine alone takes half of it; where layers do not change, the lines below it count.
+An engine that has nothing of an image pulls it from the tool over loopback, layer by layer and several at once; the
+line "the engine alone" is `docker load` of the same finished image, the way that is taken where the engine holds most
+of it already, or cannot reach the tool. What the engine writes and hashes is its own, and most of the time of a cold
+build; what is left beside it is the line "to an OCI layout": download, unpacking, bytecode and the hash of every
+layer.
 
 ## What is compared
 

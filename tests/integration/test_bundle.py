@@ -217,7 +217,7 @@ def test_a_hostile_bundle_is_refused(made: Tool, tmp_path: Path, attack: str) ->
     assert sorted(path.name for path in tmp_path.iterdir()) in (["bad.tar", "there"], ["bad.tar", "cache", "there"])
 
 
-@pytest.mark.parametrize("at", [0, 100, 600, 5000, -5000, -1000])
+@pytest.mark.parametrize("at", [0, 100, 600, 5000, -20000, -5000])
 def test_a_bundle_that_was_cut_is_refused(made: Tool, tmp_path: Path, at: int) -> None:
     """Cut anywhere: 11, and nothing is taken in."""
     (tmp_path / "there").mkdir()
