@@ -20,7 +20,7 @@ from engine import LOCK_LABEL, Engine
 
 ENVIRONMENT = "digits-cpu"
 NAME = "bench-digits-cpu"
-LEFT_OUT = "usr/share/base-files/"
+LEFT_OUT = "usr/lib/x86_64-linux-gnu/krb5/"
 _BASE = "bench-base"
 _PROJECT = f"""\
 default = "{NAME}"

@@ -171,8 +171,9 @@ layer.
 ## What is compared
 
 - The environment is `envs/digits-cpu`, as it is committed. So that an image of it that the engine happens to hold
-  cannot lend its layers, the bench builds it on a base that leaves out one more folder, `/{LEFT_OUT.rstrip("/")}`
-  (a few kilobytes). A cold build begins with an empty cache of packages and layers, and an empty cache of uv.
+  cannot lend its layers, the bench builds it on a base that leaves out one more folder of its lowest layer,
+  `/{LEFT_OUT.rstrip("/")}` (plugins that nothing here uses). A cold build begins with an empty cache of packages and
+  layers, and an empty cache of uv.
 - Beside it stands a Dockerfile that installs exactly the same wheels, by their hashes, with the pip named above, built
   by the builder named above. It starts from a minimal Debian 12 with its Python, in the manner of the small official
   Python images; making that, and resolving the versions, is not measured.

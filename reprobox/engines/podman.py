@@ -65,7 +65,7 @@ class PodmanEngine(DockerEngine):
             log.truncate(0)
             service = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(environ), start_new_session=True,
-                close_fds=True,
+                close_fds=True, cwd="/",  # it may outlive the folder, without which it starts nothing
             )  # fmt: skip
             deadline = time.monotonic() + _START_S
             while not _listens(place):

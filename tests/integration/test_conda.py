@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from reprobox.env.lockfile import parse_lock
+from reprobox.image.plan import plan_layers
 from tests.channel.build import Channel
 from tests.channel.server import Server, flip, serve
-from tests.conftest import REPO, Tool
+from tests.conftest import REPO, Tool, require_program
 from tests.integration.conftest import make_conda_project as make_project
 
 DEMO = """\
@@ -280,6 +282,25 @@ def test_link_scripts_are_named_and_activation_is_captured(tmp_path: Path, serve
     assert variables["ENV_VARS_DEMO"] == "from env_vars.d"
     assert variables["MINE"] == "7"
     assert variables["CONDA_PREFIX"] == "/opt/env"
+
+
+@pytest.mark.parametrize("names", ["clobber-a, clobber-b", "clobber-b, clobber-a, clobber-same"])
+def test_of_two_files_at_one_path_the_planned_one_stays(tmp_path: Path, server: Server, names: str) -> None:
+    """Packages bring one path with other bytes: the upper layer's stays, in one layer the later by name; everywhere."""
+    tool = make_project(tmp_path / "p", server, f"channels: [conda-forge]\ndependencies: [python=3.11, {names}]\n")
+    (tool.folder / "read.py").write_text(
+        "import json\n"
+        "text = open('/opt/env/share/clobber/same.txt').read().strip()\n"
+        "json.dump({'b': int(text == 'b')}, open('metrics.json', 'w'))\n"
+    )
+    tool("build")
+    lock = parse_lock((tool.folder / "reprobox.lock").read_text(), source="lock")
+    order = [package.name for plan in plan_layers(lock) for package in plan.conda if package.name in names]
+    assert sorted(order) == sorted(names.split(", "))
+    expected = {"b": int(order[-1] == "clobber-b")}
+    for engine, program in (("docker", "docker"), ("podman", "podman"), ("charliecloud", "ch-run")):
+        require_program(program)
+        assert tool("run", "--engine", engine, "--json", "read.py").document["metrics"] == expected, engine
 
 
 def test_a_mirror_needs_no_network(demo: Tool, tmp_path: Path, server: Server) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -130,3 +131,16 @@ def test_doctor_tells_of_all_engines(project: Tool) -> None:
     assert set(rows) == {"docker", "podman", "charliecloud"}
     assert rows["docker"]["lacks"] == []
     assert "memory-limit" in rows["charliecloud"].get("lacks", ["memory-limit"])
+
+
+def test_podmans_service_outlives_the_folder_it_was_started_in(project: Tool, tmp_path: Path) -> None:
+    """The first command's folder is removed; the service that it started still runs containers."""
+    require_program("podman")
+    with tempfile.TemporaryDirectory(prefix="rb-") as runtime:
+        gone = Tool(tmp_path / "gone", {"XDG_RUNTIME_DIR": runtime})
+        gone.folder.mkdir()
+        assert gone("doctor", "--json", code=None).out
+        assert (Path(runtime) / f"reprobox-podman-{os.geteuid()}/podman.sock").is_socket()
+        gone.folder.rmdir()
+        project.environ["XDG_RUNTIME_DIR"] = runtime
+        project("run", "--engine", "podman", "train.py")
