@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 import time
 from collections.abc import Mapping
@@ -176,9 +177,12 @@ def _sink(descriptor: int) -> Any:
         view = memoryview(chunk)
         try:
             while view:
-                view = view[os.write(descriptor, view) :]
-        except BrokenPipeError:
-            # Nobody reads any more; the record still gets all of it.
+                try:
+                    view = view[os.write(descriptor, view) :]
+                except BlockingIOError:
+                    select.select([], [descriptor], [])
+        except OSError:
+            # Nobody reads any more, or the terminal is gone; the record still gets all of it.
             return
 
     return write

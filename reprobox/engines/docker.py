@@ -351,9 +351,12 @@ class DockerContainer:
             code = int(self._api.wait(self._id, timeout=None)["StatusCode"])
             if self._follower is not None:
                 self._follower.join()
-            state = self._api.inspect_container(self._id)["State"]
-        # Podman 4.3 does not tell with the older control groups; killed by nobody here, it was the limit.
-        killed = self._engine == "Podman" and code == 137 and not self._stopped
+            found = self._api.inspect_container(self._id)
+            state = found["State"]
+        # Podman 4.3 does not tell with the older control groups: killed by nobody here, it was the limit, if there is one.
+        older = not Path("/sys/fs/cgroup/cgroup.controllers").exists()
+        limited = older and bool(found.get("HostConfig", {}).get("Memory"))
+        killed = self._engine == "Podman" and code == 137 and limited and not self._stopped
         return ContainerExit(exit_code=code, out_of_memory=bool(state.get("OOMKilled")) or killed)
 
     def stop(self, *, grace_s: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -19,7 +20,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from reprobox.engines.base import (
@@ -44,6 +45,7 @@ _ISOLATE = (
 # The first process of a process namespace: it hands signals on by letting them pass, reaps, and notes how it ended.
 _INIT = """\
 exit_file=$1; shift
+: > "${exit_file%/*}/ready"
 trap : TERM INT
 "$@" &
 child=$!
@@ -158,8 +160,9 @@ class RootfsEngine(ABC):
         del held
         target = self._image(image.id)
         aside = self._store / "unfinished" / f"{os.getpid()}-{secrets.token_hex(4)}"
-        (aside / "rootfs").mkdir(parents=True)
+        _sweep(self._store / "unfinished")
         try:
+            (aside / "rootfs").mkdir(parents=True)
             image.unpack(aside / "rootfs")
             settings = json.loads(image.config).get("config", {})
             lock = settings.get("Labels", {}).get("org.reprobox.lock", "")
@@ -184,11 +187,17 @@ class RootfsEngine(ABC):
         file = self._image(image_id) / "image.json"
         note = _read_json(file)
         if note is not None and f"{name}:{tag}" not in note["tags"]:
-            _write_json(file, {**note, "tags": [*note["tags"], f"{name}:{tag}"]})
+            # A store that is read-only has images all the same, without new names.
+            with contextlib.suppress(OSError):
+                _write_json(file, {**note, "tags": [*note["tags"], f"{name}:{tag}"]})
 
     def remove_image(self, image_id: str) -> None:
-        """Remove an image. No error if it is gone."""
+        """Remove an image. No error if it is gone, or used by a container that runs: then it stays."""
         folder = self._image(image_id)
+        for file in (self._store / "containers").glob("*/container.json"):
+            note = _read_json(file) or {}
+            if note.get("image") == image_id and RootfsContainer(file.parent, note["pid"], None).is_running():
+                return
         gone = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
         with contextlib.suppress(FileNotFoundError):
             # Renamed first: an image that is half removed is not found any more.
@@ -224,9 +233,14 @@ class RootfsEngine(ABC):
             folder.mkdir(parents=True)
         except FileExistsError:
             raise EngineRefused(f"{self.name}: a container called {request.name} is there already") from None
+        except OSError as error:
+            raise EngineRefused(f"{self.name}: its store cannot be written: {error}") from None
         try:
+            targets = {PurePosixPath(mount.target) for mount in request.mounts}
             for mount in request.mounts:
-                make_mount_point(image / "rootfs", mount)
+                # Below another mount there is nothing of the image; whoever made that mount's source has a place there.
+                if not targets & set(PurePosixPath(mount.target).parents):
+                    make_mount_point(image / "rootfs", mount)
             for path in request.scratch:
                 (folder / "scratch" / path.strip("/").replace("/", "-")).mkdir(parents=True)
             variables = dict(row.split("=", 1) for row in note["variables"]) | dict(request.environment)
@@ -260,6 +274,7 @@ class RootfsEngine(ABC):
             folder / "container.json",
             {
                 "pid": process.pid,
+                "image": request.image,
                 "born": _born(process.pid),
                 "run": labels.get(RUN_LABEL, ""),
                 "state": labels.get(STATE_LABEL, ""),
@@ -308,6 +323,7 @@ class RootfsContainer:
         self._process = process
         self._followers: list[threading.Thread] = []
         self._ended = threading.Event()
+        self._stopped = False
 
     def is_running(self) -> bool:
         """Whether its first process lives; a number that was given to another process does not count."""
@@ -335,7 +351,11 @@ class RootfsContainer:
                 self._ended.wait(_LOOK_S)
 
     def wait(self) -> ContainerExit:
-        """Wait for its end."""
+        """Wait for its end.
+
+        Raises:
+            EngineRefused: It could not be set up, so that the command never began.
+        """
         if self._process is not None:
             self._process.wait()
         while self.is_running():
@@ -343,6 +363,12 @@ class RootfsContainer:
         self._ended.set()
         for thread in self._followers:
             thread.join()
+        if self._process is not None and not self._stopped and not (self._folder / "ready").exists():
+            said = (self._folder / "stderr").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
+            raise EngineRefused(
+                "the container could not be set up: " + " ".join(said),
+                hint="an input that lies on, or holds, a mount of its own can be handed over with another engine",
+            )
         try:
             code = int((self._folder / "exit").read_text())
         except (OSError, ValueError):
@@ -352,6 +378,7 @@ class RootfsContainer:
 
     def stop(self, *, grace_s: int) -> None:
         """Ask it to end, and end it after `grace_s` seconds."""
+        self._stopped = True
         for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 10)):
             if not self.is_running():
                 return
@@ -405,11 +432,34 @@ def render_isolation(request: ContainerRequest) -> str:
     for mount in request.mounts:
         if mount.writable:
             continue
-        source = shlex.quote(str(mount.source))
-        found = os.statvfs(mount.source).f_flag
-        flags = ["remount", "bind", "ro", *(word for name, word in _KEPT_FLAGS.items() if found & getattr(os, name))]
-        lines += [f"mount --bind {source} {source}", f"mount -o {','.join(flags)} {source}"]
+        source = os.path.realpath(mount.source)
+        lines.append(f"mount --rbind {shlex.quote(source)} {shlex.quote(source)}")
+        for place in [source, *list_mounts_below(source)]:
+            found = os.statvfs(place).f_flag
+            kept = (word for name, word in _KEPT_FLAGS.items() if found & getattr(os, name))
+            lines.append(f"mount -o {','.join(['remount', 'bind', 'ro', *kept])} {shlex.quote(place)}")
     return "\n".join([*lines, "set +e", ""])
+
+
+def list_mounts_below(folder: str) -> list[str]:
+    """List what is mounted below a folder, each once.
+
+    Source: proc(5), /proc/pid/mountinfo, field 5, in which blanks and backslashes are octal.
+    """
+    try:
+        rows = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return []
+    places = (re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), row.split(" ")[4]) for row in rows)
+    return sorted({place for place in places if place.startswith(folder.rstrip("/") + "/")})
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left, once nothing in it can be of use: a day later."""
+    for entry in folder.iterdir() if folder.is_dir() else []:
+        with contextlib.suppress(OSError):
+            if entry.stat().st_mtime < time.time() - 86_400:
+                shutil.rmtree(entry, ignore_errors=True)
 
 
 def render_variables(variables: Mapping[str, str], *, engine: str) -> str:

@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reprobox.errors import BuildError
-from reprobox.image.layers import DiffId, LayerDigest, LayerExtras
+from reprobox.errors import ArtefactAltered, BuildError
+from reprobox.image.layers import DiffId, LayerDigest, LayerExtras, is_digest
 from reprobox.image.plan import LayerKey
 
 _NO_EXTRAS = LayerExtras()
@@ -52,8 +52,12 @@ class Cache:
         self.root = root
 
     def package_path(self, sha256: str) -> Path:
-        """Where the package with this digest lies, or would."""
-        return self.root / "packages" / sha256[:2] / sha256
+        """Where the package with this digest lies, or would.
+
+        Raises:
+            ArtefactAltered: It is no sha256 in hex.
+        """
+        return self.root / "packages" / sha256[:2] / _hex_of(f"sha256:{sha256}")
 
     def find_package(self, sha256: str) -> Path | None:
         """Find a package whose bytes still hash to its name; one that does not is removed."""
@@ -77,17 +81,24 @@ class Cache:
             digest = LayerDigest(diff_id=DiffId(note["diff_id"]), size_bytes=note["size_bytes"], files=note["files"])
             extras = _read_extras(note.get("extras", {}))
             path = self.blob_path(digest.diff_id)
-        except (KeyError, TypeError, AttributeError):
+        except (KeyError, TypeError, AttributeError, ArtefactAltered):
             return None
         try:
             whole = path.stat().st_size == digest.size_bytes
         except OSError:
             return None
-        return CachedLayer(digest=digest, path=path, extras=extras) if whole else None
+        if not whole:
+            return None
+        _note_use(path)
+        return CachedLayer(digest=digest, path=path, extras=extras)
 
     def blob_path(self, diff_id: DiffId) -> Path:
-        """Where the layer with this digest lies, or would."""
-        return self.root / "blobs" / diff_id.removeprefix("sha256:")
+        """Where the layer with this digest lies, or would.
+
+        Raises:
+            ArtefactAltered: It is no digest: somebody else may have written it.
+        """
+        return self.root / "blobs" / _hex_of(diff_id)
 
     def keep_layer(
         self, key: LayerKey, digest: LayerDigest, written: Path, extras: LayerExtras = _NO_EXTRAS
@@ -113,6 +124,7 @@ class Cache:
         try:
             with path.open("rb") as stream:
                 if "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest() == diff_id:
+                    _note_use(path)
                     return True
         except FileNotFoundError:
             return False
@@ -146,7 +158,7 @@ class Cache:
         Raises:
             BuildError: The cache cannot be written, or its disk is full.
         """
-        folder = self.root / "unfinished" / f"{os.getpid()}-{secrets.token_hex(4)}"
+        folder = self.root / "unfinished" / f"{os.getpid()}-{place_of_pids()}-{secrets.token_hex(4)}"
         try:
             try:
                 folder.mkdir(parents=True)
@@ -166,7 +178,7 @@ class Cache:
 
     def find_image(self, lock_digest: str) -> dict[str, Any] | None:
         """Find what a lock was built to."""
-        path = self.root / "images" / f"{lock_digest.removeprefix('sha256:')}.json"
+        path = self.root / "images" / f"{_hex_of(lock_digest)}.json"
         found = self._read_json(path)
         if found is not None:
             _note_use(path)
@@ -178,7 +190,7 @@ class Cache:
 
     def keep_image(self, lock_digest: str, note: dict[str, Any]) -> None:
         """Note what a lock was built to."""
-        self.write_json(self.root / "images" / f"{lock_digest.removeprefix('sha256:')}.json", note)
+        self.write_json(self.root / "images" / f"{_hex_of(lock_digest)}.json", note)
 
     @staticmethod
     def _read_json(path: Path) -> dict[str, Any] | None:
@@ -195,6 +207,21 @@ class Cache:
         aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         aside.write_text(json.dumps(value, sort_keys=True), encoding="utf-8")
         aside.replace(path)
+
+
+def place_of_pids() -> str:
+    """Name what a process id means something in: this boot of this machine, in this namespace; as 8 hex digits."""
+    known = []
+    with contextlib.suppress(OSError):
+        known.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+        known.append(str(Path("/proc/self/ns/pid").stat().st_ino))
+    return hashlib.sha256(" ".join(known).encode()).hexdigest()[:8]
+
+
+def _hex_of(digest: str) -> str:
+    if not is_digest(digest):
+        raise ArtefactAltered(f"{digest[:100]!r} is no digest", hint="do not trust where it comes from")
+    return digest.removeprefix("sha256:")
 
 
 def _note_use(path: Path) -> None:

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import json
 import sys
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, BinaryIO, Literal
 from reprobox.env.lockfile import LockDigest
 from reprobox.errors import ArtefactAltered
 from reprobox.image.cache import Cache
-from reprobox.image.layers import DiffId
+from reprobox.image.layers import DiffId, is_digest
 from reprobox.image.oci import LABEL_LOCK, Image, describe_image
 from reprobox.image.registry import INDEX_TYPE, MANIFEST_TYPE, Advance, Reference, Registry, read_file
 
@@ -209,10 +210,7 @@ def _read_manifest(data: bytes, registry: Registry, cache: Cache) -> tuple[bytes
     except (ValueError, KeyError, TypeError):
         raise refused from None
     for row in plain:
-        well_formed = (
-            isinstance(row["digest"], str) and row["digest"].startswith("sha256:") and len(row["digest"]) == 71
-        )
-        if not well_formed or type(row["size"]) is not int or not 0 <= row["size"] < _LIMIT_BYTES:
+        if not is_digest(row["digest"]) or type(row["size"]) is not int or not 0 <= row["size"] < _LIMIT_BYTES:
             raise refused
     if plain[0]["size"] > 16 << 20:
         raise refused
@@ -225,10 +223,7 @@ def _read_config(config: bytes, reference: Reference) -> dict[str, Any]:
     try:
         document = json.loads(config)
         labels = document["config"]["Labels"]
-        good = all(
-            isinstance(d, str) and d.startswith("sha256:") and len(d) == 71 for d in document["rootfs"]["diff_ids"]
-        )
-        if good and isinstance(labels[LABEL_LOCK], str) and labels[LABEL_LOCK].startswith("sha256:"):
+        if all(map(is_digest, document["rootfs"]["diff_ids"])) and is_digest(labels[LABEL_LOCK]):
             return dict(document)
     except (ValueError, KeyError, TypeError):
         pass
@@ -274,6 +269,6 @@ def _decompress(packed: Path, plain: Path, kind: str, diff_id: DiffId) -> str:
                     raise ArtefactAltered(f"layer {diff_id} unpacks to more than any real one", hint="nothing was kept")
                 digest.update(chunk)
                 writer.write(chunk)
-    except (OSError, EOFError, ValueError, zstd.ZstdError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, zstd.ZstdError) as error:
         raise ArtefactAltered(f"layer {diff_id} cannot be unpacked: {error}", hint="nothing was kept") from None
     return "sha256:" + digest.hexdigest()

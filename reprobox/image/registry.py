@@ -136,7 +136,8 @@ class Registry:
                     method,
                     url,
                     data=data() if callable(data) else data,
-                    headers={**dict(headers or {}), **self._authorization},
+                    headers=dict(headers or {}),
+                    auth=lambda request: self._authorize(request, url),
                     stream=stream,
                     verify=self._verify,
                     timeout=_TIMEOUT_S,
@@ -152,6 +153,13 @@ class Registry:
             ) from None
         raise refused
 
+    def _authorize(self, request: Any, url: str) -> Any:
+        # A callable, or else requests would put what ~/.netrc has for that host in the place of the header. A registry
+        # may send an upload elsewhere; what is secret goes to the registry alone.
+        if url.startswith(self._base.partition("/v2/")[0] + "/"):
+            request.headers.update(self._authorization)
+        return request
+
     def _authenticate(self, answer: Any) -> bool:
         """Answer a challenge with the credentials that docker's configuration has; gives whether there are any."""
         import oras.auth
@@ -166,7 +174,11 @@ class Registry:
             return True
         if not challenge:
             return False
-        headers, changed = self._oras.auth.authenticate_request(answer, {}, refresh=True)
+        try:
+            headers, changed = self._oras.auth.authenticate_request(answer, {}, refresh=True)
+        except (AttributeError, KeyError, ValueError):
+            # A challenge that lacks its parts.
+            return False
         self._authorization = {"Authorization": headers["Authorization"]} if changed else {}
         return bool(changed)
 
@@ -310,11 +322,16 @@ class Registry:
             IndexUnreachable: There is none.
             ArtefactAltered: It is not what its digest says, or larger than any real one.
         """
+        import urllib3
+
         answer = self._ask("GET", f"/manifests/{name}", headers={"Accept": _ACCEPTED}, stream=True)
         if answer.status_code == 404:
             raise IndexUnreachable(f"{self.reference.repository} has no image {name}", hint="check name and tag")
         self._require(answer, 200, doing=f"give the manifest {name}")
-        data = bytes(answer.raw.read(_MANIFEST_LIMIT + 1, decode_content=True))
+        try:
+            data = bytes(answer.raw.read(_MANIFEST_LIMIT + 1, decode_content=True))
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise IndexUnreachable(f"the manifest {name} cannot be pulled: {error}", hint="repeat it") from None
         if len(data) > _MANIFEST_LIMIT:
             raise ArtefactAltered(f"the manifest {name} is larger than any real one")
         if name.startswith("sha256:") and "sha256:" + hashlib.sha256(data).hexdigest() != name:

@@ -49,4 +49,7 @@ def stream_members(stream: IO[bytes]) -> Iterator[tuple[tarfile.TarFile, tarfile
     with tarfile.open(fileobj=metered, mode="r|", encoding="utf-8", bufsize=_READ_AHEAD) as tar:
         for member in tar:
             metered.left = _HEADERS_LIMIT + max(0, member.size)
+            if member.issparse():
+                # A kilobyte of headers can claim a terabyte of zeros; no packer writes these.
+                raise tarfile.ReadError(f"{member.name!r} is a sparse file")
             yield tar, member

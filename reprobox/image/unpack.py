@@ -158,8 +158,8 @@ def _unpack_layer(archive: tarfile.TarFile, tree: _Tree, name: str, below: str, 
         parent, _, last = path.rpartition("/")
         if last == _OPAQUE:
             for child in list(tree.below.get(parent, ())):
-                if f"{parent}/{child}" not in own:
-                    tree.remove(f"{parent}/{child}")
+                if f"{parent}/{child}".lstrip("/") not in own:
+                    tree.remove(f"{parent}/{child}".lstrip("/"))
             continue
         if last.startswith(_WHITEOUT):
             hidden = f"{parent}/{last.removeprefix(_WHITEOUT)}".lstrip("/")
@@ -178,10 +178,12 @@ def _unpack_layer(archive: tarfile.TarFile, tree: _Tree, name: str, below: str, 
             tree.note(path, "link")
         elif member.islnk():
             _link_again(member, tree, path, name)
-        elif member.isreg():
+        elif member.isreg() and not member.issparse():
             _write(archive, member, tree, path)
         else:
-            raise BuildError(f"the layer {name} holds a device or pipe: {path}", hint="do not use this image")
+            raise BuildError(
+                f"the layer {name} holds a device, pipe or sparse file: {path}", hint="do not use this image"
+            )
 
 
 def _link_again(member: tarfile.TarInfo, tree: _Tree, path: str, name: str) -> None:

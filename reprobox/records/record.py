@@ -278,10 +278,13 @@ def _require_places(document: dict[str, Any], source: str) -> None:
         if path.startswith("/") or "\0" in path or {"", ".", ".."} & set(path.split("/")):
             raise RecordError(f"{source}: {path!r} is no place in a project", hint="do not trust that record")
     digests = [row["sha256"] for row in [*rows, *document["inputs"]] if "link" not in row]
-    lock = document["environment"].get("lock_sha256")
-    for digest in (*digests, *([lock] if lock is not None else [])):
-        if not re.fullmatch(r"[0-9a-f]{64}", str(digest)):
-            raise RecordError(f"{source}: {str(digest)[:80]!r} is no sha256", hint="do not trust that record")
+    environment = document["environment"]
+    if environment.get("lock_sha256") is not None:
+        digests.append(environment["lock_sha256"])
+    named = [environment[key] for key in ("lock_digest", "config_digest", "manifest_digest") if key in environment]
+    for digest in (*[f"sha256:{digest}" for digest in digests], *named, *environment.get("diff_ids", ())):
+        if not re.fullmatch(r"sha256:[0-9a-f]{64}", str(digest)):
+            raise RecordError(f"{source}: {str(digest)[:80]!r} is no digest", hint="do not trust that record")
 
 
 def render_again(body: dict[str, Any], digest: str) -> bytes:

@@ -20,12 +20,13 @@ from typing import IO, Any, cast
 
 from reprobox.errors import ArtefactAltered, RecordError, UsageError
 from reprobox.image.cache import Cache
-from reprobox.image.layers import DiffId, LayerWriter
+from reprobox.image.layers import DiffId, LayerWriter, is_digest
 from reprobox.image.oci import LABEL_LOCK, Image, describe_image, render_layout
 from reprobox.image.tar_stream import stream_members
-from reprobox.records.digests import digest_bytes
+from reprobox.records.digests import digest_bytes, digest_file
 from reprobox.records.record import Record, RunId, parse_sums, render_sums
 from reprobox.records.store import RunStore, check_run
+from reprobox.run.snapshot import SKIPPED_NAMES
 
 SCHEMA = "reprobox-bundle/1"
 SUMS = "SHA256SUMS"
@@ -33,7 +34,8 @@ _PIECE = 1 << 20
 _SMALL = 64 << 20
 _ALLOWED = re.compile(
     r"bundle\.json|ro-crate-metadata\.json|objects/[0-9a-f]{64}|runs/[0-9A-Za-z-]+/.+"
-    r"|image/(?:oci-layout|index\.json|blobs/sha256/[0-9a-f]{64})"
+    r"|image/(?:oci-layout|index\.json|blobs/sha256/[0-9a-f]{64})",
+    re.DOTALL,  # names of files may hold any character
 )
 
 Advance = Callable[[int], None]
@@ -81,7 +83,7 @@ def list_chain(store: RunStore, run: RunId) -> list[Record]:
     """
     records: list[Record] = []
     wanted: RunId | None = run
-    while wanted is not None:
+    while wanted is not None and wanted not in {record.run for record in records}:
         record = store.load_record(wanted)
         problems = check_run(store, wanted)
         if problems:
@@ -135,7 +137,7 @@ def plan_bundle(
     if image is not None:
         described, blobs = image
         for path, data in render_layout(described).items():
-            members[f"image/{path}"] = Member(sha256=digest_bytes(data), size_bytes=len(data), content=data)
+            _add(members, f"image/{path}", data)
         for diff_id, size in zip(described.diff_ids, described.sizes_bytes, strict=True):
             sha256 = diff_id.removeprefix("sha256:")
             members[f"image/blobs/sha256/{sha256}"] = Member(sha256=sha256, size_bytes=size, content=blobs[diff_id])
@@ -147,12 +149,14 @@ def plan_bundle(
         if image is None
         else {"lock_digest": image[0].lock_digest, "manifest_digest": image[0].manifest_digest},
     }
-    for path, data in (
-        ("bundle.json", json.dumps(about, indent=1, sort_keys=True).encode() + b"\n"),
-        ("ro-crate-metadata.json", crate(records, {p: (m.sha256, m.size_bytes) for p, m in sorted(members.items())})),
-    ):
-        members[path] = Member(sha256=digest_bytes(data), size_bytes=len(data), content=data)
+    _add(members, "bundle.json", json.dumps(about, indent=1, sort_keys=True).encode() + b"\n")
+    described_files = {path: (member.sha256, member.size_bytes) for path, member in sorted(members.items())}
+    _add(members, "ro-crate-metadata.json", crate(records, described_files))
     return dict(sorted(members.items()))
+
+
+def _add(members: dict[str, Member], path: str, data: bytes) -> None:
+    members[path] = Member(sha256=digest_bytes(data), size_bytes=len(data), content=data)
 
 
 def _measure(file: Path) -> Member:
@@ -224,9 +228,11 @@ def import_bundle(file: Path, store: RunStore, cache: Cache, *, advance: Advance
         RecordError: It is no bundle, or a run of that id is here with another record.
         ArtefactAltered: Something in it is not what it says.
     """
-    store.state.mkdir(parents=True, exist_ok=True)
     aside = store.state / f".import-{secrets.token_hex(6)}"
-    aside.mkdir()
+    try:
+        aside.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"{store.state} cannot be written: {error}", hint="import it in a folder of yours") from None
     try:
         try:
             with file.open("rb") as stream:
@@ -238,6 +244,8 @@ def import_bundle(file: Path, store: RunStore, cache: Cache, *, advance: Advance
                 f"{file} cannot be read: {error}", hint="check the path, and that there is space"
             ) from None
         about, records = _check(aside, file.name)
+        for record in records:
+            _require_same(aside, record, store)
         image = _take_image(aside, about, records[-1], cache, file.name)
         new = tuple(record.run for record in records if _take_run(aside, record, store))
         inputs = {
@@ -246,6 +254,8 @@ def import_bundle(file: Path, store: RunStore, cache: Cache, *, advance: Advance
             if store.object_path(row["sha256"]).exists()
         }
         return Imported(runs=tuple(record.run for record in records), new=new, image=image, inputs=inputs)
+    except OSError as error:
+        raise UsageError(f"{file} cannot be taken in: {error}", hint="check that there is space; try again") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -296,6 +306,8 @@ def _check(aside: Path, name: str) -> tuple[dict[str, Any], list[Record]]:
         runs = [RunId(str(run)) for run in about["runs"]]
         if about["schema"] != SCHEMA or not runs:
             raise RecordError(f"{name}: its schema is not known here", hint="upgrade reprobox")
+        if len(set(runs)) != len(runs):
+            raise RecordError(f"{name}: it names a run twice", hint="do not trust it")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{name} is no bundle: {error}", hint="export it again") from None
     inner = RunStore(aside)
@@ -332,7 +344,7 @@ def _files_of(record: Record) -> Iterator[tuple[str, str]]:
 
 def _take_image(aside: Path, about: dict[str, Any], record: Record, cache: Cache, name: str) -> Image | None:
     """Take a bundle's image into the cache, after checking that it is the one of the run."""
-    from reprobox.run.prepare import keep_image
+    from reprobox.run.prepare import take_foreign_image
 
     if about.get("image") is None:
         return None
@@ -341,6 +353,8 @@ def _take_image(aside: Path, about: dict[str, Any], record: Record, cache: Cache
     try:
         config = (blobs / environment["config_digest"].removeprefix("sha256:")).read_bytes()
         diff_ids = tuple(DiffId(str(diff_id)) for diff_id in json.loads(config)["rootfs"]["diff_ids"])
+        if not all(map(is_digest, diff_ids)):
+            raise ValueError("a layer's digest is none")
         paths = {diff_id: blobs / diff_id.removeprefix("sha256:") for diff_id in diff_ids}
         image = describe_image(
             json.loads(config)["config"]["Labels"][LABEL_LOCK],
@@ -348,7 +362,7 @@ def _take_image(aside: Path, about: dict[str, Any], record: Record, cache: Cache
             diff_ids,
             tuple(paths[diff_id].stat().st_size for diff_id in diff_ids),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtefactAltered(f"{name}: its image is not whole: {error}", hint="export it again") from None
     if (image.manifest_digest, image.lock_digest) != (record.manifest_digest, record.lock_digest):
         raise ArtefactAltered(f"{name}: its image is not the one that the run had", hint="do not trust it")
@@ -356,25 +370,31 @@ def _take_image(aside: Path, about: dict[str, Any], record: Record, cache: Cache
         place = cache.blob_path(diff_id)
         if path.exists() and not cache.check_blob(diff_id):
             place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(path, place)
-    keep_image(image, cache, ())
+            with cache.aside() as folder:
+                shutil.move(path, folder / "blob")
+                (folder / "blob").replace(place)
+    take_foreign_image(image, cache, f"the bundle {name}")
     return image
 
 
-def _take_run(aside: Path, record: Record, store: RunStore) -> bool:
-    """Take a run into the store; False where it is there already.
+def _require_same(aside: Path, record: Record, store: RunStore) -> None:
+    """Require that a run of that id is not here yet, or is the same.
 
     Raises:
-        RecordError: A run of that id is there, and is another one.
+        RecordError: It is another one.
     """
+    final = store.run_folder(record.run) / "record.json"
+    source = RunStore(aside).run_folder(record.run) / "record.json"
+    if final.exists() and final.read_bytes() != source.read_bytes():
+        raise RecordError(
+            f"a run {record.run} is here already, and is another one", hint="import it into another folder"
+        )
+
+
+def _take_run(aside: Path, record: Record, store: RunStore) -> bool:
+    """Take a run and what came with it into the store; False where the run is there already."""
     final = store.run_folder(record.run)
     source = RunStore(aside).run_folder(record.run)
-    if final.exists():
-        if (final / "record.json").read_bytes() != (source / "record.json").read_bytes():
-            raise RecordError(
-                f"a run {record.run} is here already, and is another one", hint="import it into another folder"
-            )
-        return False
     for file in sorted((aside / "objects/sha256").rglob("*")):
         place = store.state / file.relative_to(aside)
         if file.is_file() and not place.exists():
@@ -382,8 +402,10 @@ def _take_run(aside: Path, record: Record, store: RunStore) -> bool:
             try:
                 os.link(file, place)
             except OSError:
-                shutil.copyfile(file, place)
+                _copy_whole(file, place)
             place.chmod(0o444)
+    if final.exists():
+        return False
     (store.state / ".gitignore").write_text("*\n", encoding="utf-8")
     final.parent.mkdir(parents=True, exist_ok=True)
     source.rename(final)
@@ -399,7 +421,7 @@ def place_files(record: Record, store: RunStore, root: Path) -> tuple[list[str],
         root: The project's folder.
 
     Returns:
-        Paths that were written, and paths that hold something else and were left.
+        Paths that were written, and paths that hold something else, or must not be written, and were left.
     """
     written: list[str] = []
     left: list[str] = []
@@ -408,18 +430,46 @@ def place_files(record: Record, store: RunStore, root: Path) -> tuple[list[str],
     rows += [(row["path"], store.object_path(row["sha256"]), row) for row in record.draft["inputs"]]
     for path, source, row in rows:
         target = root / path
-        if not source.is_file() or path.startswith("/") or not _stays_inside(target, root):
+        if not source.is_file() or path.startswith("/"):
+            continue
+        if not _may_be_written(path, root):
+            left.append(path)
             continue
         if target.exists():
-            if digest_bytes(target.read_bytes()) != row["sha256"]:
+            if not target.is_file() or digest_file(target).sha256 != row["sha256"]:
                 left.append(path)
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-        target.chmod(0o755 if row.get("executable") else 0o644)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            left.append(path)
+            continue
+        _copy_whole(source, target, executable=bool(row.get("executable")))
         written.append(path)
     return written, left
 
 
-def _stays_inside(target: Path, root: Path) -> bool:
+def _may_be_written(path: str, root: Path) -> bool:
+    """Whether a record may put a file there: inside, through no link, and where a project's own files are.
+
+    No run has code below the folders of version control, of tools or of reprobox: a record that names one is forged, so
+    that something else runs what it brings.
+    """
+    parts = path.split("/")
+    if {part.casefold() for part in parts} & {name.casefold() for name in SKIPPED_NAMES} or {"", ".", ".."} & set(
+        parts
+    ):
+        return False
+    target = root / path
     return Path(os.path.realpath(target.parent)).is_relative_to(root.resolve()) and not target.is_symlink()
+
+
+def _copy_whole(source: Path, target: Path, *, executable: bool = False) -> None:
+    """Copy a file so that it appears whole."""
+    aside = target.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        shutil.copyfile(source, aside)
+        aside.chmod(0o755 if executable else 0o644)
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)

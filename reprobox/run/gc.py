@@ -7,7 +7,9 @@ cannot (outputs and code of records, flattened bases) never goes while something
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +19,8 @@ from typing import Any, Literal
 
 from reprobox.engines.base import Engine
 from reprobox.errors import RecordError
-from reprobox.image.cache import Cache
+from reprobox.image.cache import Cache, place_of_pids
+from reprobox.image.layers import is_digest
 from reprobox.records.store import RunStore
 
 _DAY_S = 86_400
@@ -54,11 +57,15 @@ class Needs:
         locks: Digests of locks.
         diff_ids: Layers.
         objects: sha256 of objects of the project's store.
+        under_way: Whether runs of this project are under way, or were left behind: they may need any object.
+        unknown: Whether one of them has not written down yet what it needs.
     """
 
     locks: frozenset[str]
     diff_ids: frozenset[str]
     objects: frozenset[str]
+    under_way: bool = False
+    unknown: bool = False
 
 
 def load_needs(store: RunStore, cache: Cache, locks: Iterable[str]) -> Needs:
@@ -77,10 +84,22 @@ def load_needs(store: RunStore, cache: Cache, locks: Iterable[str]) -> Needs:
         diff_ids.update(environment["diff_ids"])
         objects.add(environment["lock_sha256"])
         objects.update(output.sha256 for output in record.outputs)
-        objects.update(row["sha256"] for row in record.draft["code"]["files"] if "link" not in row)
+        rows = [*record.draft["code"]["files"], *record.draft["inputs"], *record.draft.get("given", ())]
+        objects.update(row["sha256"] for row in rows if "link" not in row)
+    active, unknown = store.list_active(), False
+    for run, _ in active:
+        environment = _read(store.active_folder(run) / "draft.json").get("environment")
+        if isinstance(environment, dict) and "lock_digest" in environment:
+            wanted.add(environment["lock_digest"])
+            diff_ids.update(environment.get("diff_ids", ()))
+        else:
+            unknown = True
     for digest in wanted:
         diff_ids.update((cache.find_image(digest) or {}).get("diff_ids", ()))
-    return Needs(locks=frozenset(wanted), diff_ids=frozenset(diff_ids), objects=frozenset(objects))
+    return Needs(
+        locks=frozenset(wanted), diff_ids=frozenset(diff_ids), objects=frozenset(objects),
+        under_way=bool(active), unknown=unknown,
+    )  # fmt: skip
 
 
 def plan_gc(cache: Cache, store: RunStore, needs: Needs, *, now_s: float, older_days: int) -> list[Removal]:
@@ -97,16 +116,21 @@ def plan_gc(cache: Cache, store: RunStore, needs: Needs, *, now_s: float, older_
     kept, notes = set(needs.diff_ids), []
     for file in _files(cache.root / "images"):
         row = _read(file)
-        if f"sha256:{file.stem}" in needs.locks or file.stat().st_mtime > limit_s:
+        if f"sha256:{file.stem}" in needs.locks or _mtime(file) > limit_s:
             kept.update(row.get("diff_ids", ()))
         else:
             notes.append(Removal(kind="note", name=str(file), size_bytes=_size(file), reason=_unused(older_days)))
-    plan = [*_plan_unfinished(cache), *notes, *_plan_layers(cache, kept, limit_s, older_days)]
+    plan = [
+        *_plan_unfinished(cache, now_s),
+        *_plan_imports(store, now_s),
+        *notes,
+        *_plan_layers(cache, kept, limit_s, older_days),
+    ]
     for folder, kind in (("packages", "package"), ("trees", "interpreter")):
         plan += _plan_old(cache.root / folder, kind, limit_s, older_days)  # type: ignore[arg-type]
-    for file in _files(store.state / "objects"):
+    for file in [] if needs.under_way else _files(store.state / "objects"):
         sha256 = file.parent.name + file.name
-        if sha256 not in needs.objects and file.stat().st_mtime < now_s - _DAY_S:
+        if sha256 not in needs.objects and _mtime(file) < now_s - _DAY_S:
             reason = "no record of this project names it"
             plan.append(Removal(kind="object", name=str(file), size_bytes=_size(file), reason=reason))
     return plan
@@ -115,12 +139,12 @@ def plan_gc(cache: Cache, store: RunStore, needs: Needs, *, now_s: float, older_
 def plan_images(engines: Mapping[str, Engine], needs: Needs, cache: Cache, *, unneeded: bool) -> list[Removal]:
     """Plan which images go from engines: parts that a killed build left, and if told those that nothing here needs."""
     plan = []
-    builds = any(_is_alive(folder) for folder in _entries(cache.root / "unfinished"))
+    builds = any(is_alive(folder) is not False for folder in _entries(cache.root / "unfinished"))
     for name, engine in engines.items():
         for image in engine.list_images():
             if image.partial and not builds:
                 plan.append(_image(name, image.id, "part of an image whose build was killed"))
-            elif unneeded and not image.partial and image.lock not in needs.locks:
+            elif unneeded and not needs.unknown and not image.partial and image.lock not in needs.locks:
                 plan.append(_image(name, image.id, "no record or lock of this project needs it"))
     return plan
 
@@ -145,9 +169,17 @@ def perform(plan: Iterable[Removal], engines: Mapping[str, Engine]) -> int:
     return freed
 
 
-def _plan_unfinished(cache: Cache) -> Iterator[Removal]:
+def _plan_imports(store: RunStore, now_s: float) -> Iterator[Removal]:
+    for folder in _entries(store.state):
+        if folder.name.startswith(".import-") and _newest(folder) < now_s - _DAY_S:
+            reason = "left by an import that was killed"
+            yield Removal(kind="unfinished", name=str(folder), size_bytes=_size(folder), reason=reason)
+
+
+def _plan_unfinished(cache: Cache, now_s: float) -> Iterator[Removal]:
     for folder in _entries(cache.root / "unfinished"):
-        if not _is_alive(folder):
+        alive = is_alive(folder)
+        if alive is False or (alive is None and _newest(folder) < now_s - _DAY_S):
             reason = "left by a build that was killed"
             yield Removal(kind="unfinished", name=str(folder), size_bytes=_size(folder), reason=reason)
 
@@ -155,12 +187,12 @@ def _plan_unfinished(cache: Cache) -> Iterator[Removal]:
 def _plan_layers(cache: Cache, kept: set[str], limit_s: float, older_days: int) -> Iterator[Removal]:
     gone: set[str] = set()
     for file in _files(cache.root / "blobs"):
-        if f"sha256:{file.name}" not in kept and file.stat().st_mtime < limit_s:
+        if f"sha256:{file.name}" not in kept and _mtime(file) < limit_s:
             gone.add(f"sha256:{file.name}")
             yield Removal(kind="layer", name=str(file), size_bytes=_size(file), reason=_unused(older_days))
     for file in _files(cache.root / "layers"):
-        diff_id = str(_read(file).get("diff_id"))
-        if diff_id in gone or not cache.blob_path(diff_id).exists():  # type: ignore[arg-type]
+        diff_id = _read(file).get("diff_id")
+        if diff_id in gone or not is_digest(diff_id) or not cache.blob_path(diff_id).exists():
             yield Removal(kind="note", name=str(file), size_bytes=_size(file), reason="its layer is gone or goes")
 
 
@@ -169,7 +201,7 @@ def _plan_old(folder: Path, kind: Kind, limit_s: float, older_days: int) -> Iter
         # A flattened base cannot be fetched again, only made again.
         if entry.name.endswith(".base") or entry.with_name(f"{entry.name}.base").exists():
             continue
-        if entry.stat().st_mtime < limit_s:
+        if _mtime(entry) < limit_s:
             yield Removal(kind=kind, name=str(entry), size_bytes=_size(entry), reason=_unused(older_days))
 
 
@@ -182,13 +214,30 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    """Files below a folder, without those that are being written."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.rglob("*") if not path.name.startswith(".") and path.is_file())
+
+
+def _mtime(path: Path) -> float:
+    """Seconds since the epoch; of what is gone by now, the far future."""
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:
+        return math.inf
+
+
+def _newest(folder: Path) -> float:
+    return max((_mtime(path) for path in [folder, *folder.rglob("*")]), default=math.inf)
 
 
 def _size(path: Path) -> int:
-    if path.is_dir():
-        return sum(entry.lstat().st_size for entry in path.rglob("*"))
-    return path.stat().st_size
+    size = 0
+    for entry in path.rglob("*") if path.is_dir() else [path]:
+        with contextlib.suppress(FileNotFoundError):
+            size += entry.lstat().st_size
+    return size
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -199,11 +248,13 @@ def _read(file: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _is_alive(folder: Path) -> bool:
-    """Whether the process lives that an unfinished folder is named after."""
-    number = folder.name.partition("-")[0]
+def is_alive(folder: Path) -> bool | None:
+    """Whether the process lives that an unfinished folder is named after; None where that cannot be known here."""
+    number, _, rest = folder.name.partition("-")
     if not number.isdigit():
         return False
+    if rest.partition("-")[0] != place_of_pids():
+        return None
     try:
         os.kill(int(number), 0)
     except ProcessLookupError:

@@ -251,6 +251,29 @@ def render_tag(entry: EnvironmentEntry, lock: Lock) -> tuple[str, str]:
     return f"reprobox/{name}", lock.digest.removeprefix("sha256:")[:12]
 
 
+def take_foreign_image(image: Image, cache: Cache, source: str) -> None:
+    """Note an image that came from elsewhere as the one of the lock that it names, which nothing proves.
+
+    What this machine built stays, and so does what came first; whoever uses the image is told where it came from.
+
+    Args:
+        image: The image; its layers are in the cache.
+        cache: Where to note it.
+        source: Where it came from, for people.
+
+    Raises:
+        ArtefactAltered: Another image is known for that lock.
+    """
+    note = cache.find_image(image.lock_digest)
+    if note is None:
+        keep_image(image, cache, (f"the image of this lock came from {source} and was not built here",))
+    elif note.get("manifest") != base64.b64encode(image.manifest).decode():
+        raise ArtefactAltered(
+            f"{source} has another image for the lock {image.lock_digest[:19]} than the one that is known here",
+            hint="one of the two was not made from that lock by this version; keep yours, or use an empty cache",
+        )
+
+
 def keep_image(image: Image, cache: Cache, notes: tuple[str, ...]) -> None:
     """Note what a lock was built to, and what was said of it."""
     cache.keep_image(

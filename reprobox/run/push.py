@@ -18,7 +18,7 @@ from reprobox.image.plan import plan_layers
 from reprobox.image.publish import Compression, Pushed, pull_image, push_image
 from reprobox.image.registry import Registry, parse_reference
 from reprobox.image.sbom import render_sbom
-from reprobox.run.prepare import keep_image, load_into
+from reprobox.run.prepare import load_into, take_foreign_image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ def pull_reference(reference: str, *, client: Client, progress: Progress, engine
     progress.start("pull", 0)
     image, blobs, moved = pull_image(registry, cache, advance=lambda size: progress.advance("pull", size))
     progress.finish("pull")
-    keep_image(image, cache, ())
+    take_foreign_image(image, cache, reference)
     loaded = False
     if engine is not None and not engine.find_image(image.config_digest, image.diff_ids):
         load_into(engine, image, blobs, cache)

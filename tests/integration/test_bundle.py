@@ -196,6 +196,16 @@ HOSTILE: dict[str, Callable[[Rows], Rows]] = {
     "another image": edit(
         "record.json", edit_record(lambda d: d["environment"].update(manifest_digest="sha256:" + "0" * 64))
     ),
+    "a file for an image": edit(
+        "record.json", edit_record(lambda d: d["environment"].update(config_digest="sha256:/dev/zero"))
+    ),
+    "a file for a lock": edit(
+        "record.json",
+        edit_record(lambda d: d["environment"].update(lock_digest="sha256:" + "/var/tmp/evil".rjust(64, "/"))),
+    ),
+    "a run twice": edit(
+        "bundle.json", lambda data: json.dumps({**json.loads(data), "runs": json.loads(data)["runs"] * 2}).encode()
+    ),
     "no record": lambda rows: [row for row in rows if not row[0].name.endswith("record.json")],
     "no bundle": lambda rows: [row for row in rows if row[0].name != "bundle.json"],
     "no layer": lambda rows: [row for row in rows if len(row[1]) < 50_000_000],
@@ -246,6 +256,42 @@ def test_a_flipped_bit_is_noticed(made: Tool, tmp_path: Path) -> None:
         broken[begin + chance.randrange(size)] ^= 1 << chance.randrange(8)
         (tmp_path / "bad.tar").write_bytes(broken)
         tool("import", str(tmp_path / "bad.tar"), code=11)
+
+
+def test_code_goes_to_no_place_that_something_else_runs(made: Tool, tmp_path: Path) -> None:
+    """A forged record whose code is a hook of git, or a record of another run: left, and said."""
+    (tmp_path / "there/.git/hooks").mkdir(parents=True)
+    script = next(
+        iter(json.loads(next((made.folder / ".reprobox/runs").glob("*/record.json")).read_bytes())["code"]["files"])
+    )
+    path = str(script["path"])
+
+    def forge(rows: Rows) -> Rows:
+        changed = edit(
+            "record.json",
+            edit_record(lambda d: d["code"]["files"][0].update(path=".git/hooks/pre-commit", executable=True)),
+        )(rows)
+        for info, data in changed:
+            if info.name.endswith(f"/code/{path}"):
+                info.name = info.name.replace(f"/code/{path}", "/code/.git/hooks/pre-commit")
+            if info.name.endswith("/SHA256SUMS"):
+                text = data.decode().replace(f"code/{path}", "code/.git/hooks/pre-commit")
+                record = next(row for row in changed if row[0].name.endswith("record.json"))[1]
+                lines = [
+                    f"{hashlib.sha256(record).hexdigest()}  record.json" if line.endswith("  record.json") else line
+                    for line in text.splitlines()
+                ]
+                changed[changed.index((info, data))] = (
+                    info,
+                    ("\n".join(sorted(lines, key=lambda row: row[66:])) + "\n").encode(),
+                )
+        return changed
+
+    rewrite(made.folder / "run.tar", tmp_path / "bad.tar", forge)
+    tool = Tool(tmp_path / "there", {"REPROBOX_CACHE": str(tmp_path / "cache")})
+    done = tool("import", str(tmp_path / "bad.tar"), "--files")
+    assert ".git/hooks/pre-commit" in done.err
+    assert list((tmp_path / "there/.git/hooks").iterdir()) == []
 
 
 def test_another_run_of_that_name_is_not_replaced(made: Tool, tmp_path: Path) -> None:

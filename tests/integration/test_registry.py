@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -192,14 +193,77 @@ def fewer_layers(document: dict[str, Any], registry: str) -> None:
     document["layers"].pop()
 
 
-@pytest.mark.parametrize("change", [bomb, other_layer, other_config, fewer_layers])
-def test_a_hostile_image_is_refused(project: Tool, registry: str, tmp_path: Path, change: Any) -> None:
+def named_place(document: dict[str, Any], registry: str) -> None:
+    place = "sha256:" + "/./././var/tmp/reprobox-victim".rjust(64, "/")
+    config = {"config": {"Labels": {"org.reprobox.lock": f"sha256:{0:064}"}}, "rootfs": {"diff_ids": [place]}}
+    document["config"] = {**document["config"], **put_blob(registry, json.dumps(config).encode())}
+    document["layers"] = document["layers"][:1]
+
+
+def named_note(document: dict[str, Any], registry: str) -> None:
+    config = {"config": {"Labels": {"org.reprobox.lock": "sha256:/var/tmp/reprobox-note"}}, "rootfs": {"diff_ids": []}}
+    document["config"] = {**document["config"], **put_blob(registry, json.dumps(config).encode())}
+    document["layers"] = []
+
+
+def corrupt_gzip(document: dict[str, Any], registry: str) -> None:
+    import gzip
+
+    data = bytearray(gzip.compress(os.urandom(9000)))
+    data[10:40] = bytes(30)
+    row = put_blob(registry, bytes(data))
+    document["layers"][-1] = {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", **row}
+
+
+@pytest.fixture
+def victim() -> Iterator[Path]:
+    """A file of the user's, outside of everything."""
+    file = Path("/var/tmp/reprobox-victim")
+    file.write_text("mine")
+    yield file
+    file.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    "change", [bomb, other_layer, other_config, fewer_layers, named_place, named_note, corrupt_gzip]
+)
+def test_a_hostile_image_is_refused(project: Tool, registry: str, tmp_path: Path, victim: Path, change: Any) -> None:
     """A bomb, another layer, a configuration that names paths, missing layers: 11, and nothing outside of the cache."""
     project("build", "--no-load", "--push", f"{registry}/small:1")
     edit_manifest(registry, change)
     other = elsewhere(tmp_path)
     other("pull", f"{registry}/small:bad", "--no-load", code=11)
     assert not (tmp_path / "elsewhere-cache/images").exists()
+    assert victim.read_text() == "mine"
+    assert not Path("/var/tmp/reprobox-note.json").exists()
+
+
+def another_image(document: dict[str, Any], registry: str) -> None:
+    import requests
+
+    config = requests.get(f"http://{registry}/v2/small/blobs/{document['config']['digest']}", timeout=9).json()
+    config["config"]["Env"].append("EVIL=1")
+    document["config"] = {**document["config"], **put_blob(registry, json.dumps(config).encode())}
+
+
+def test_what_an_image_says_of_itself_replaces_nothing(project: Tool, registry: str, tmp_path: Path) -> None:
+    """An image that claims a lock which was built here is refused; where nothing is known, a run says where it is from."""
+    project("build", "--no-load", "--push", f"{registry}/small:1")
+    edit_manifest(registry, another_image)
+    known = {
+        path: path.read_bytes()
+        for path in Path(project.environment().get("REPROBOX_CACHE") or Path.home() / ".cache/reprobox").glob(
+            "images/*.json"
+        )
+    }
+    assert "has another image for the lock" in project("pull", f"{registry}/small:bad", "--no-load", code=11).err
+    assert all(path.read_bytes() == data for path, data in known.items())
+    other = elsewhere(tmp_path)
+    other("pull", f"{registry}/small:1", "--no-load")
+    for name in ("environment.yml", "reprobox.lock"):
+        shutil.copyfile(project.folder / name, other.folder / name)
+    (other.folder / "train.py").write_text("print(1)\n")
+    assert f"came from {registry}/small:1 and was not built here" in other("run", "train.py").err
 
 
 def test_what_is_not_there_is_told(project: Tool, registry: str, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from reprobox.errors import BuildError
+from reprobox.errors import ArtefactAltered, BuildError
 from reprobox.image.cache import Cache, CachedLayer
-from reprobox.image.layers import LayerDigest, LayerWriter
+from reprobox.image.layers import DiffId, LayerDigest, LayerWriter
 from reprobox.image.plan import LayerKey
 
 KEY = LayerKey("k" * 64)
@@ -224,11 +224,11 @@ def test_a_cache_that_is_not_ours_is_told(cache: Cache, monkeypatch: pytest.Monk
 
 def test_an_image_is_found_by_its_lock(cache: Cache) -> None:
     """What a lock was built to is found by the lock's digest; a broken note counts as none."""
-    assert cache.find_image("sha256:abc") is None
-    cache.keep_image("sha256:abc", {"config": "x"})
-    assert cache.find_image("sha256:abc") == {"config": "x"}
-    (cache.root / "images/abc.json").write_text("[")
-    assert cache.find_image("sha256:abc") is None
+    assert cache.find_image(f"sha256:{'ab' * 32}") is None
+    cache.keep_image(f"sha256:{'ab' * 32}", {"config": "x"})
+    assert cache.find_image(f"sha256:{'ab' * 32}") == {"config": "x"}
+    (cache.root / f"images/{'ab' * 32}.json").write_text("[")
+    assert cache.find_image(f"sha256:{'ab' * 32}") is None
 
 
 def test_a_note_is_written_whole(cache: Cache) -> None:
@@ -241,3 +241,18 @@ def test_a_note_is_written_whole(cache: Cache) -> None:
         cache.write_json(file, {"a": object()})
     assert json.loads(file.read_text()) == {"a": 4, "b": 3}
     assert files(cache) == ["layers/x.json"]
+
+
+@pytest.mark.parametrize(
+    "name", ["sha256:/./././etc/passwd".ljust(71, "/"), "sha256:" + "../" * 21 + "x", "sha256:AB", ""]
+)
+def test_what_is_no_digest_names_no_file(cache: Cache, tmp_path: Path, name: str) -> None:
+    """A digest that somebody else wrote becomes the name of a file only if it is one."""
+    with pytest.raises(ArtefactAltered, match="is no digest"):
+        cache.check_blob(DiffId(name))
+    with pytest.raises(ArtefactAltered, match="is no digest"):
+        cache.keep_image(name, {})
+    with pytest.raises(ArtefactAltered, match="is no digest"):
+        cache.find_image(name)
+    with pytest.raises(ArtefactAltered, match="is no digest"):
+        cache.find_package(name.removeprefix("sha256:"))

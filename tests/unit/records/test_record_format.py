@@ -30,7 +30,7 @@ def make_record(run: str = "20260102T030405-abc123", **more: Any) -> Record:
     draft = {
         "schema": "reprobox-record/1", "run": run, "kind": "run", "of": None, "started_utc": "2026-01-02T03:04:05Z",
         "command": {"argv": ["python", "train.py"], "script": "train.py", "arguments": ["train.py"], "working_directory": "."},
-        "environment": {"name": "e", "lock_digest": "sha256:1", "manifest_digest": "sha256:2", "python": "3.11.2"},
+        "environment": {"name": "e", "lock_digest": f"sha256:{1:064}", "manifest_digest": f"sha256:{2:064}", "python": "3.11.2"},
         "code": {"files": [], "git": None, "left_out": []}, "inputs": [], "given": [],
         "settings": {"determinism": "strict", "seed": 0, "threads": 2}, "engine": {"name": "fake", "version": "1"},
         "hardware": {"cpu": {"model": "m"}, "cpus": 2, "gpus": []}, "reprobox": {"version": "0"},

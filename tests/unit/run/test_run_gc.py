@@ -11,7 +11,7 @@ import pytest
 from reprobox.engines.base import HeldImage
 from reprobox.engines.fake import FakeEngine
 from reprobox.errors import RecordError
-from reprobox.image.cache import Cache
+from reprobox.image.cache import Cache, place_of_pids
 from reprobox.records.store import RunStore
 from reprobox.run.gc import Needs, perform, plan_gc, plan_images, require_readable_records
 
@@ -77,9 +77,9 @@ def test_what_was_used_of_late_stays(cache: Cache, store: RunStore) -> None:
 
 def test_what_a_killed_build_left_goes(cache: Cache, store: RunStore) -> None:
     """Folders of processes that are gone; not those of one that lives."""
-    put(cache.root / "unfinished/999999999-ab/part")
-    put(cache.root / f"unfinished/{os.getpid()}-cd/part")
-    assert names(cache, store) == {"unfinished:999999999-ab"}
+    put(cache.root / f"unfinished/999999999-{place_of_pids()}-ab/part")
+    put(cache.root / f"unfinished/{os.getpid()}-{place_of_pids()}-cd/part")
+    assert names(cache, store) == {f"unfinished:999999999-{place_of_pids()}-ab"}
 
 
 class Holding(FakeEngine):
@@ -97,7 +97,7 @@ def test_images_in_engines(cache: Cache) -> None:
     engines = {"fake": Holding()}
     assert [r.name for r in plan_images(engines, needs, cache, unneeded=False)] == ["part"]
     assert [r.name for r in plan_images(engines, needs, cache, unneeded=True)] == ["part", "other"]
-    put(cache.root / f"unfinished/{os.getpid()}-cd/part")
+    put(cache.root / f"unfinished/{os.getpid()}-{place_of_pids()}-cd/part")
     assert plan_images(engines, needs, cache, unneeded=False) == []
 
 
