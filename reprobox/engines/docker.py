@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ from reprobox.engines.base import (
     LoadableImage,
     Sink,
 )
+from reprobox.engines.mounts import with_mounts_below
 from reprobox.errors import AcceleratorError, EngineMissing, EngineRefused
 
 _MIN_API = (1, 40)
@@ -272,6 +274,7 @@ class DockerEngine:
 
     def start(self, request: ContainerRequest, *, stdout: Sink, stderr: Sink) -> DockerContainer:
         """Start a container; its output goes to the sinks from a thread, as it comes."""
+        request = replace(request, mounts=with_mounts_below(request.mounts))
         with self._ours("create the container"):
             created = self._api.create_container_from_config(self.render(request), name=request.name)
         container = DockerContainer(self._api, created["Id"], engine=self.title)
@@ -353,7 +356,7 @@ class DockerContainer:
                 self._follower.join()
             found = self._api.inspect_container(self._id)
             state = found["State"]
-        # Podman 4.3 does not tell with the older control groups: killed by nobody here, it was the limit, if there is one.
+        # Podman 4.3 does not tell with the older control groups: killed by nobody here, it was the limit.
         older = not Path("/sys/fs/cgroup/cgroup.controllers").exists()
         limited = older and bool(found.get("HostConfig", {}).get("Memory"))
         killed = self._engine == "Podman" and code == 137 and limited and not self._stopped

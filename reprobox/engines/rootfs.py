@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import secrets
 import shlex
 import shutil
@@ -35,6 +34,7 @@ from reprobox.engines.base import (
     Mount,
     Sink,
 )
+from reprobox.engines.mounts import list_mounts_below
 from reprobox.errors import AcceleratorError, EngineRefused
 
 _LOOK_S = 0.03
@@ -439,19 +439,6 @@ def render_isolation(request: ContainerRequest) -> str:
             kept = (word for name, word in _KEPT_FLAGS.items() if found & getattr(os, name))
             lines.append(f"mount -o {','.join(['remount', 'bind', 'ro', *kept])} {shlex.quote(place)}")
     return "\n".join([*lines, "set +e", ""])
-
-
-def list_mounts_below(folder: str) -> list[str]:
-    """List what is mounted below a folder, each once.
-
-    Source: proc(5), /proc/pid/mountinfo, field 5, in which blanks and backslashes are octal.
-    """
-    try:
-        rows = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        return []
-    places = (re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), row.split(" ")[4]) for row in rows)
-    return sorted({place for place in places if place.startswith(folder.rstrip("/") + "/")})
 
 
 def _sweep(folder: Path) -> None:

@@ -248,6 +248,40 @@ def test_mounts_and_variables(engine: Engine, make: Callable[..., ContainerReque
     assert (place / "work/made.txt").read_text() == "made\n"
 
 
+@line("echo x > /input/file; echo x > /input/below/file; cat /input/below/there")
+def HARM(request: ContainerRequest, out: Sink, err: Sink) -> int:
+    out(b"there\n")
+    return 0
+
+
+def test_what_is_mounted_below_an_input_is_read_only_too(
+    engine: Engine, make: Callable[..., ContainerRequest], place: Path
+) -> None:
+    """A container can read all of an input, and write to none of it, on whatever file systems it lies."""
+    below = place / "input/below"
+    below.mkdir(parents=True)
+    (place / "input").chmod(0o777)
+    mounted = os.geteuid() == 0
+    if mounted:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0777,noexec", "tmpfs", str(below)], check=True)
+    try:
+        (below / "there").write_text("there\n")
+        request = make(HARM)
+        inputs = Mount(source=place / "input", target="/input")
+        out, err = Collected(), Collected()
+        container = engine.start(dataclasses.replace(request, mounts=(*request.mounts, inputs)), stdout=out, stderr=err)
+        ended = container.wait()
+        container.remove()
+        # Podman without root looks at mounts from a namespace of its own, which may be older than this mount.
+        if not (engine.name == "podman" and engine.describe().rootless):
+            assert (bytes(out.data), ended.exit_code) == (b"there\n", 0), bytes(err.data)
+        assert sorted(os.listdir(place / "input")) == ["below"]
+        assert os.listdir(below) == ["there"]
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(below)], check=True)
+
+
 def test_stop_ends_it_and_remove_leaves_nothing(
     engine: Engine, make: Callable[..., ContainerRequest], place: Path
 ) -> None:
