@@ -273,7 +273,7 @@ def test_what_is_mounted_below_an_input_is_read_only_too(
         ended = container.wait()
         container.remove()
         # Podman without root looks at mounts from a namespace of its own, which may be older than this mount.
-        if not (engine.name == "podman" and engine.describe().rootless):
+        if not (isinstance(engine, PodmanEngine) and engine.describe().rootless):
             assert (bytes(out.data), ended.exit_code) == (b"there\n", 0), bytes(err.data)
         assert sorted(os.listdir(place / "input")) == ["below"]
         assert os.listdir(below) == ["there"]
