@@ -20,7 +20,7 @@ from figures import Figure
 REPOSITORY = Path(__file__).resolve().parent.parent
 MANY = 300
 _LINK = """\
-import asyncio, sys, glob
+import asyncio, glob, os, sys
 from rattler import RepoDataRecord, install
 async def main():
     files = sorted(glob.glob(sys.argv[1] + "/conda/*/*/*"))
@@ -28,6 +28,8 @@ async def main():
     await install(records, target_prefix=sys.argv[2], cache_dir=sys.argv[3], show_progress=False,
                   execute_link_scripts=False)
 asyncio.run(main())
+# All is on disk; its threads may outlive the interpreter, which aborts then.
+os._exit(0)
 """
 _ENVIRONMENT = """\
 channels: [conda-forge]
