@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from reprobox.engines.base import HeldImage
 from reprobox.engines.fake import FakeEngine
 from reprobox.errors import RecordError
 from reprobox.image.cache import Cache, place_of_pids
-from reprobox.records.store import RunStore
-from reprobox.run.gc import Needs, perform, plan_gc, plan_images, require_readable_records
+from reprobox.records.store import RunStore, make_run_id
+from reprobox.run.gc import Needs, load_needs, perform, plan_gc, plan_images, require_readable_records
 
 NOW = 2_000_000_000.0
 NOTHING = Needs(locks=frozenset(), diff_ids=frozenset(), objects=frozenset())
@@ -80,6 +81,45 @@ def test_what_a_killed_build_left_goes(cache: Cache, store: RunStore) -> None:
     put(cache.root / f"unfinished/999999999-{place_of_pids()}-ab/part")
     put(cache.root / f"unfinished/{os.getpid()}-{place_of_pids()}-cd/part")
     assert names(cache, store) == {f"unfinished:999999999-{place_of_pids()}-ab"}
+
+
+def test_what_a_run_under_way_needs_stays(cache: Cache, store: RunStore) -> None:
+    """A training of days: its code is an object that no record names yet, and its image's layers are in use."""
+    lock, layer = f"sha256:{'1' * 64}", "d" * 64
+    put(store.state / "objects/sha256/cc/dd")
+    put(cache.root / f"blobs/{layer}")
+    put(cache.root / f"blobs/{'e' * 64}")
+    run = make_run_id(datetime(2026, 1, 1, tzinfo=UTC))
+    folder = store.begin(run)
+    needs = load_needs(store, cache, [])
+    assert needs.unknown
+    assert [r.name for r in plan_images({"fake": Holding()}, needs, cache, unneeded=True)] == ["part"]
+    (folder / "draft.json").write_text(
+        json.dumps({"environment": {"lock_digest": lock, "diff_ids": [f"sha256:{layer}"]}})
+    )
+    needs = load_needs(store, cache, [])
+    assert (needs.unknown, needs.locks) == (False, {lock})
+    assert names(cache, store, needs) == {f"layer:{'e' * 64}"}
+    store.discard(run)
+    assert names(cache, store, load_needs(store, cache, [])) == {f"layer:{layer}", f"layer:{'e' * 64}", "object:dd"}
+
+
+def test_what_cannot_be_known_is_judged_by_age(cache: Cache, store: RunStore) -> None:
+    """A build on another machine that shares the cache, and an import: theirs only once they are a day old."""
+    put(cache.root / "unfinished/1-00000000-ab/part", days=0.5)
+    put(cache.root / "unfinished/2-00000000-cd/part")
+    put(store.state / ".import-1/part")
+    for folder in ("unfinished/1-00000000-ab", "unfinished/2-00000000-cd"):
+        os.utime(cache.root / folder, (NOW - 9e6, NOW - 9e6))
+    os.utime(store.state / ".import-1", (NOW - 9e6, NOW - 9e6))
+    assert names(cache, store) == {"unfinished:2-00000000-cd", "unfinished:.import-1"}
+
+
+def test_what_is_being_written_is_no_file_yet(cache: Cache, store: RunStore) -> None:
+    """A note that is half written, and a file that goes while it is looked at."""
+    put(cache.root / "layers/.key.json.ab", "")
+    put(cache.root / "blobs/.part")
+    assert names(cache, store) == set()
 
 
 class Holding(FakeEngine):
