@@ -88,11 +88,11 @@ def load_needs(store: RunStore, cache: Cache, locks: Iterable[str]) -> Needs:
         objects.update(row["sha256"] for row in rows if "link" not in row)
     active, unknown = store.list_active(), False
     for run, _ in active:
-        environment = _read(store.active_folder(run) / "draft.json").get("environment")
-        if isinstance(environment, dict) and "lock_digest" in environment:
+        try:
+            environment = _read(store.active_folder(run) / "draft.json")["draft"]["environment"]
             wanted.add(environment["lock_digest"])
-            diff_ids.update(environment.get("diff_ids", ()))
-        else:
+            diff_ids.update(environment["diff_ids"])
+        except (KeyError, TypeError):
             unknown = True
     for digest in wanted:
         diff_ids.update((cache.find_image(digest) or {}).get("diff_ids", ()))

@@ -95,7 +95,7 @@ def test_what_a_run_under_way_needs_stays(cache: Cache, store: RunStore) -> None
     assert needs.unknown
     assert [r.name for r in plan_images({"fake": Holding()}, needs, cache, unneeded=True)] == ["part"]
     (folder / "draft.json").write_text(
-        json.dumps({"environment": {"lock_digest": lock, "diff_ids": [f"sha256:{layer}"]}})
+        json.dumps({"draft": {"environment": {"lock_digest": lock, "diff_ids": [f"sha256:{layer}"]}}})
     )
     needs = load_needs(store, cache, [])
     assert (needs.unknown, needs.locks) == (False, {lock})
