@@ -25,6 +25,12 @@ from reprobox.image.plan import LayerKey
 
 _NO_EXTRAS = LayerExtras()
 
+CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# What reprobox can fetch or make again.\n"
+"""What CACHEDIR.TAG in the cache holds, for tools that copy or back up what lies around it, runs among them.
+
+Source: Cache Directory Tagging Specification.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedLayer:
@@ -162,6 +168,9 @@ class Cache:
         try:
             try:
                 folder.mkdir(parents=True)
+                tag = self.root / "CACHEDIR.TAG"
+                if not tag.exists():
+                    tag.write_bytes(CACHE_TAG)
             except PermissionError as error:
                 raise BuildError(
                     f"the cache cannot be written: {error}", hint="set REPROBOX_CACHE to a folder of yours"

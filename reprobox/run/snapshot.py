@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from reprobox.errors import UsageError
+from reprobox.image.cache import CACHE_TAG
 from reprobox.records.digests import digest_files
 from reprobox.records.record import RecordedFile
 from reprobox.records.store import RunStore
@@ -139,10 +140,18 @@ def _walk(root: Path, *, skip: set[str], below: str = "") -> Iterator[tuple[str,
         if entry.name in SKIPPED_NAMES or path in skip or entry.name.endswith(".pyc"):
             continue
         if entry.is_dir(follow_symlinks=False):
-            if not Path(entry.path, "pyvenv.cfg").exists():
+            if not Path(entry.path, "pyvenv.cfg").exists() and not _is_cache(Path(entry.path)):
                 yield from _walk(root, skip=skip, below=f"{path}/")
         else:
             yield path, entry.stat(follow_symlinks=False)
+
+
+def _is_cache(folder: Path) -> bool:
+    """Whether a folder is our own cache, which somebody keeps in the project."""
+    try:
+        return (folder / "CACHEDIR.TAG").read_bytes() == CACHE_TAG
+    except OSError:
+        return False
 
 
 def copy_snapshot(root: Path, plan: SnapshotPlan, work: Path, store: RunStore) -> tuple[RecordedFile, ...]:

@@ -43,7 +43,9 @@ def put_layer(cache: Cache, key: LayerKey = KEY, content: bytes = b"content") ->
 
 
 def files(cache: Cache) -> list[str]:
-    return sorted(str(path.relative_to(cache.root)) for path in cache.root.rglob("*") if path.is_file())
+    """Everything in it, but for the mark that it is a cache."""
+    found = [str(path.relative_to(cache.root)) for path in cache.root.rglob("*") if path.is_file()]
+    return sorted(path for path in found if path != "CACHEDIR.TAG")
 
 
 def test_a_package_is_found_by_its_digest(cache: Cache) -> None:
