@@ -56,7 +56,11 @@ class Place:
         return Fetcher(make_lock(debian=(package(),)), client=self.client, cache=self.cache, advance=advance)
 
     def files(self) -> list[str]:
-        return [str(f.relative_to(self.cache.root)) for f in self.cache.root.rglob("*") if f.is_file()]
+        return [
+            str(f.relative_to(self.cache.root))
+            for f in self.cache.root.rglob("*")
+            if f.is_file() and f.name != "CACHEDIR.TAG"
+        ]
 
 
 @pytest.fixture
