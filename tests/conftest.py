@@ -78,6 +78,7 @@ _PACKAGES = {
     "podman": ("podman", "runc", "catatonit", "uidmap", "slirp4netns", "netavark"),
     "ch-run": ("charliecloud",),
     "skopeo": ("skopeo",),
+    "debootstrap": ("debootstrap",),
     "openssl": ("openssl",),
     "htpasswd": ("apache2-utils",),
 }
