@@ -6,7 +6,6 @@ Podman 4.3.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import resource
@@ -143,8 +142,12 @@ def _own_folder(environ: Mapping[str, str]) -> Path:
     runtime = environ.get("XDG_RUNTIME_DIR")
     parent = Path(runtime) if runtime and os.access(runtime, os.W_OK) else Path(tempfile.gettempdir())
     folder = parent / f"reprobox-podman-{os.geteuid()}"
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise EngineMissing(
+            f"{folder} cannot be made: {error}", hint="set XDG_RUNTIME_DIR to a folder of yours"
+        ) from None
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise EngineMissing(f"{folder} is not a private folder of this user", hint="remove it, or set XDG_RUNTIME_DIR")
