@@ -253,6 +253,8 @@ def build(
         return
     for note in prepared.notes:
         say(f"note: {note}")
+    if prepared.source is not None:
+        say(f"note: the image of this lock came from {prepared.source} and was not built here")
     image = prepared.image
     word = "unchanged" if prepared.reused else "built"
     say(f"{word} {entry.name}: {render_size(image.size_bytes)}, {len(plans)} layers")

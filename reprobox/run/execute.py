@@ -84,6 +84,8 @@ def execute(
     identity = choose_identity(info)
     if not identity.is_caller:
         require_readable(plan, user_id=identity.number)
+    if prepared.source is not None:
+        world.say(f"note: the image of this lock came from {prepared.source} and was not built here")
     for promise in sorted(set(PROMISES) - set(info.keeps)):
         world.say(f"note: {info.name} cannot {SENTENCES[promise]} here; the record says so")
     for note in plan.notes:

@@ -32,6 +32,7 @@ class Prepared:
         image: What it was built to.
         reused: Whether nothing was built or loaded.
         notes: What conda would have done and was not done, for people.
+        source: Where the image came from, if it was not built here.
     """
 
     entry: EnvironmentEntry
@@ -39,6 +40,7 @@ class Prepared:
     image: Image
     reused: bool
     notes: tuple[str, ...] = ()
+    source: str | None = None
 
 
 def find_built(lock: Lock, cache: Cache) -> tuple[Image, tuple[str, ...]] | None:
@@ -121,13 +123,14 @@ def prepare_image(
         EngineRefused: The engine did not take it.
     """
     known = find_built(lock, cache)
+    source = (cache.find_image(lock.digest) or {}).get("source")
     if known is not None and engine.find_image(known[0].config_digest, known[0].diff_ids):
-        return Prepared(entry=entry, lock=lock, image=known[0], reused=True, notes=known[1])
+        return Prepared(entry=entry, lock=lock, image=known[0], reused=True, notes=known[1], source=source)
     if known is not None and (blobs := _find_blobs(known[0], cache)) is not None:
         # Built, pulled or imported before: nothing needs to be known of packages.
         load_into(engine, known[0], blobs, cache)
         engine.tag_image(known[0].config_digest, *render_tag(entry, lock))
-        return Prepared(entry=entry, lock=lock, image=known[0], reused=False, notes=known[1])
+        return Prepared(entry=entry, lock=lock, image=known[0], reused=False, notes=known[1], source=source)
     client = find_addresses(entry, client)
     build = start_build(lock, client=client, cache=cache, progress=progress, workers=workers)
     parts: list[str] = []
@@ -266,7 +269,7 @@ def take_foreign_image(image: Image, cache: Cache, source: str) -> None:
     """
     note = cache.find_image(image.lock_digest)
     if note is None:
-        keep_image(image, cache, (f"the image of this lock came from {source} and was not built here",))
+        keep_image(image, cache, (), source=source)
     elif note.get("manifest") != base64.b64encode(image.manifest).decode():
         raise ArtefactAltered(
             f"{source} has another image for the lock {image.lock_digest[:19]} than the one that is known here",
@@ -274,8 +277,8 @@ def take_foreign_image(image: Image, cache: Cache, source: str) -> None:
         )
 
 
-def keep_image(image: Image, cache: Cache, notes: tuple[str, ...]) -> None:
-    """Note what a lock was built to, and what was said of it."""
+def keep_image(image: Image, cache: Cache, notes: tuple[str, ...], *, source: str | None = None) -> None:
+    """Note what a lock was built to, what was said of it, and where it came from if it was not built here."""
     cache.keep_image(
         image.lock_digest,
         {
@@ -284,6 +287,7 @@ def keep_image(image: Image, cache: Cache, notes: tuple[str, ...]) -> None:
             "diff_ids": list(image.diff_ids),
             "sizes_bytes": list(image.sizes_bytes),
             "notes": list(notes),
+            **({"source": source} if source is not None else {}),
         },
     )
 
