@@ -46,6 +46,9 @@ def gc(
         *plan_images(engines, needs, cache, unneeded=images),
     ]
     if delete:
+        if session.store.list_active():
+            # A run began meanwhile: it may have found an object to be there already.
+            plan = [removal for removal in plan if removal.kind != "object"]
         perform(plan, engines)
     total = sum(removal.size_bytes for removal in plan)
     if as_json:

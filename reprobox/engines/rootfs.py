@@ -160,9 +160,9 @@ class RootfsEngine(ABC):
         del held
         target = self._image(image.id)
         aside = self._store / "unfinished" / f"{os.getpid()}-{secrets.token_hex(4)}"
-        _sweep(self._store / "unfinished")
         try:
             (aside / "rootfs").mkdir(parents=True)
+            _sweep(aside)
             image.unpack(aside / "rootfs")
             settings = json.loads(image.config).get("config", {})
             lock = settings.get("Labels", {}).get("org.reprobox.lock", "")
@@ -441,11 +441,14 @@ def render_isolation(request: ContainerRequest) -> str:
     return "\n".join([*lines, "set +e", ""])
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what killed processes left, once nothing in it can be of use: a day later."""
-    for entry in folder.iterdir() if folder.is_dir() else []:
+def _sweep(new: Path) -> None:
+    """Remove what killed processes left beside a new folder, once nothing in it can be of use: a day later.
+
+    The folder's own time says what is now to the file system that they lie on.
+    """
+    for entry in new.parent.iterdir():
         with contextlib.suppress(OSError):
-            if entry.stat().st_mtime < time.time() - 86_400:
+            if entry.stat().st_mtime < new.stat().st_mtime - 86_400:
                 shutil.rmtree(entry, ignore_errors=True)
 
 

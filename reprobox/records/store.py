@@ -11,7 +11,6 @@ that nothing of it counts, after that nothing of it changes.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -116,8 +115,6 @@ class RunStore:
                 stream.write(data)
                 os.fchmod(stream.fileno(), 0o444)
             aside.replace(path)
-        else:
-            _note_use(path)
         return sha256
 
     def keep_file(self, source: Path, sha256: str) -> None:
@@ -127,7 +124,6 @@ class RunStore:
         """
         path = self.object_path(sha256)
         if path.exists():
-            _note_use(path)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         source.chmod(0o444)
@@ -388,12 +384,6 @@ def check_run(store: RunStore, run: RunId) -> list[tuple[str, str]]:
         if name not in known and not entry.is_dir():
             problems[name] = "is not in the record"
     return sorted(problems.items())
-
-
-def _note_use(path: Path) -> None:
-    """Note that an object is needed now, although no record names it yet."""
-    with contextlib.suppress(OSError):
-        os.utime(path)
 
 
 def _flush(files: Iterable[Path] | Iterator[Path]) -> None:
