@@ -32,6 +32,15 @@ _HELD = "reprobox/loaded"
 """Name that keeps a pulled image until it has one for people."""
 
 
+def _is_mostly_missing(image: LoadableImage, held: int) -> bool:
+    """Whether what an engine holds of an image is small beside what it lacks."""
+    try:
+        sizes = [image.layers[diff_id].stat().st_size for diff_id in image.diff_ids]
+    except (KeyError, OSError):
+        return False
+    return 4 * sum(sizes[:held]) < sum(sizes[held:])
+
+
 @contextmanager
 def translate_errors(doing: str, *, name: str = "Docker") -> Iterator[None]:
     """Turn the SDK's errors into ours.
@@ -165,10 +174,10 @@ class DockerEngine:
     def load_image(self, image: LoadableImage, *, held: int) -> None:
         """Load an image; an engine hashes what it is given and refuses layers that are not what they are called.
 
-        What it has nothing of it pulls from us, which is faster. It knows layers again by their digest only where it
-        pulled them; where others are held, what is missing goes as an archive.
+        What it has little of it pulls from us, which is faster. It knows layers again by their digest only where it
+        pulled them, and else pulls them once more; where much is held, what is missing goes as an archive.
         """
-        if self._pulls and self._pulled.issuperset(image.diff_ids[:held]):
+        if self._pulls and (self._pulled.issuperset(image.diff_ids[:held]) or _is_mostly_missing(image, held)):
             try:
                 self._pull(image)
                 self._pulled.update(image.diff_ids)
