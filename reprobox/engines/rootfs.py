@@ -20,7 +20,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from reprobox.engines.base import (
     RUN_LABEL,
@@ -36,6 +36,8 @@ from reprobox.engines.base import (
 )
 from reprobox.engines.mounts import list_mounts_below
 from reprobox.errors import AcceleratorError, EngineRefused
+from reprobox.records.notes import read_note, write_note
+from reprobox.records.processes import find_process
 
 _LOOK_S = 0.03
 _ISOLATE = (
@@ -135,7 +137,7 @@ class RootfsEngine(ABC):
 
     def find_image(self, image_id: str, diff_ids: Sequence[str]) -> bool:
         """Whether it holds the image of this id with exactly these layers."""
-        note = _read_json(self._image(image_id) / "image.json")
+        note = read_note(self._image(image_id) / "image.json")
         return note is not None and note.get("diff_ids") == list(diff_ids)
 
     def list_layers(self) -> list[tuple[str, ...]]:
@@ -146,7 +148,7 @@ class RootfsEngine(ABC):
         """List the images that it holds."""
         found = []
         for file in sorted((self._store / "images").glob("*/image.json")):
-            note = _read_json(file) or {}
+            note = read_note(file) or {}
             found.append(HeldImage(id=f"sha256:{file.parent.name}", lock=note.get("lock", ""), partial=False))
         return found
 
@@ -185,17 +187,17 @@ class RootfsEngine(ABC):
     def tag_image(self, image_id: str, name: str, tag: str) -> None:
         """Give an image a name for people."""
         file = self._image(image_id) / "image.json"
-        note = _read_json(file)
+        note = read_note(file)
         if note is not None and f"{name}:{tag}" not in note["tags"]:
             # A store that is read-only has images all the same, without new names.
             with contextlib.suppress(OSError):
-                _write_json(file, {**note, "tags": [*note["tags"], f"{name}:{tag}"]})
+                write_note(file, {**note, "tags": [*note["tags"], f"{name}:{tag}"]})
 
     def remove_image(self, image_id: str) -> None:
         """Remove an image. No error if it is gone, or used by a container that runs: then it stays."""
         folder = self._image(image_id)
         for file in (self._store / "containers").glob("*/container.json"):
-            note = _read_json(file) or {}
+            note = read_note(file) or {}
             if note.get("image") == image_id and RootfsContainer(file.parent, note["pid"], None).is_running():
                 return
         gone = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
@@ -221,7 +223,7 @@ class RootfsEngine(ABC):
     def start(self, request: ContainerRequest, *, stdout: Sink, stderr: Sink) -> RootfsContainer:
         """Start a container; its output goes to the sinks from threads, as it comes."""
         image = self._image(request.image)
-        note = _read_json(image / "image.json")
+        note = read_note(image / "image.json")
         if note is None:
             raise EngineRefused(f"{self.name} has no image {request.image}", hint="build it again: reprobox build")
         if request.gpus:
@@ -270,7 +272,7 @@ class RootfsEngine(ABC):
             except OSError as error:
                 raise EngineRefused(f"{self.name} cannot be started: {error}", hint="see `reprobox doctor`") from None
         labels = dict(request.labels)
-        _write_json(
+        write_note(
             folder / "container.json",
             {
                 "pid": process.pid,
@@ -286,7 +288,7 @@ class RootfsEngine(ABC):
         """Containers that work, or worked, for a `.reprobox` folder."""
         found = []
         for file in sorted((self._store / "containers").glob("*/container.json")):
-            note = _read_json(file)
+            note = read_note(file)
             if note is not None and note["state"] == str(state):
                 container = RootfsContainer(file.parent, note["pid"], None)
                 found.append(
@@ -299,7 +301,7 @@ class RootfsEngine(ABC):
     def adopt(self, found: FoundContainer) -> RootfsContainer:
         """Take over a container that another process started."""
         folder = Path(found.id)
-        note = _read_json(folder / "container.json") or {"pid": 0}
+        note = read_note(folder / "container.json") or {"pid": 0}
         return RootfsContainer(folder, note["pid"], None)
 
     def read_logs(self, found: FoundContainer) -> tuple[bytes, bytes]:
@@ -329,7 +331,7 @@ class RootfsContainer:
         """Whether its first process lives; a number that was given to another process does not count."""
         if self._process is not None:
             return self._process.poll() is None
-        note = _read_json(self._folder / "container.json")
+        note = read_note(self._folder / "container.json")
         return note is not None and note["born"] is not None and _born(self._pid) == note["born"]
 
     def follow(self, stdout: Sink, stderr: Sink) -> None:
@@ -465,27 +467,6 @@ def render_variables(variables: Mapping[str, str], *, engine: str) -> str:
 
 
 def _born(pid: int) -> int | None:
-    """Moment at which a process began, in ticks since the machine did; with its number it names it for ever.
-
-    Source: proc(5), /proc/pid/stat, field 22.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return None
-    # A process that ended and was not waited for is none any more.
-    return None if fields[0] == "Z" else int(fields[19])
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    aside.write_text(json.dumps(value), encoding="utf-8")
-    aside.replace(path)
+    """When a process that lives began; one that ended and was not waited for is none any more."""
+    process = find_process(pid)
+    return None if process is None or process.is_zombie else process.started_ticks

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -22,6 +21,8 @@ from typing import Any
 from reprobox.errors import ArtefactAltered, BuildError
 from reprobox.image.layers import DiffId, LayerDigest, LayerExtras, is_digest
 from reprobox.image.plan import LayerKey
+from reprobox.records.notes import read_note, write_note
+from reprobox.records.processes import boot_id
 
 _NO_EXTRAS = LayerExtras()
 
@@ -80,7 +81,7 @@ class Cache:
 
     def find_layer(self, key: LayerKey) -> CachedLayer | None:
         """Find a layer by what it is made from; None where it or its bytes are missing or cut."""
-        note = self._read_json(self.root / "layers" / f"{key}.json")
+        note = read_note(self.root / "layers" / f"{key}.json")
         if note is None:
             return None
         try:
@@ -113,7 +114,7 @@ class Cache:
         path = self.blob_path(digest.diff_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         written.replace(path)
-        self.write_json(
+        write_note(
             self.root / "layers" / f"{key}.json",
             {
                 "diff_id": digest.diff_id,
@@ -188,7 +189,7 @@ class Cache:
     def find_image(self, lock_digest: str) -> dict[str, Any] | None:
         """Find what a lock was built to."""
         path = self.root / "images" / f"{_hex_of(lock_digest)}.json"
-        found = self._read_json(path)
+        found = read_note(path)
         if found is not None:
             _note_use(path)
         return found
@@ -199,30 +200,13 @@ class Cache:
 
     def keep_image(self, lock_digest: str, note: dict[str, Any]) -> None:
         """Note what a lock was built to."""
-        self.write_json(self.root / "images" / f"{_hex_of(lock_digest)}.json", note)
-
-    @staticmethod
-    def _read_json(path: Path) -> dict[str, Any] | None:
-        try:
-            value = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            return None
-        return value if isinstance(value, dict) else None
-
-    @staticmethod
-    def write_json(path: Path, value: dict[str, Any]) -> None:
-        """Write a small JSON file whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        aside.write_text(json.dumps(value, sort_keys=True), encoding="utf-8")
-        aside.replace(path)
+        write_note(self.root / "images" / f"{_hex_of(lock_digest)}.json", note)
 
 
 def place_of_pids() -> str:
     """Name what a process id means something in: this boot of this machine, in this namespace; as 8 hex digits."""
-    known = []
+    known = [boot_id()]
     with contextlib.suppress(OSError):
-        known.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
         known.append(str(Path("/proc/self/ns/pid").stat().st_ino))
     return hashlib.sha256(" ".join(known).encode()).hexdigest()[:8]
 

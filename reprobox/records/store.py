@@ -25,6 +25,7 @@ from typing import Any
 
 from reprobox.errors import ArtefactAltered, RecordError, RecordNotFound
 from reprobox.records.digests import digest_bytes, digest_file
+from reprobox.records.processes import boot_id, find_process
 from reprobox.records.record import Output, Record, RunId, parse_record, parse_sums, render_record, render_sums
 
 STREAMS = ("stdout", "stderr", "trail.jsonl")
@@ -55,32 +56,17 @@ class Owner:
         """Whether it has ended; None where that cannot be told from this machine."""
         if self.host != socket.gethostname():
             return None
-        if self.boot != _boot_id():
+        if self.boot != boot_id():
             return True
-        return _started_ticks(self.pid) != self.started_ticks
+        process = find_process(self.pid)
+        return process is None or process.started_ticks != self.started_ticks
 
 
 def load_owner() -> Owner:
     """This process, as an owner."""
-    return Owner(
-        host=socket.gethostname(), boot=_boot_id(), pid=os.getpid(), started_ticks=_started_ticks(os.getpid()) or 0
-    )
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-
-
-def _started_ticks(pid: int) -> int | None:
-    try:
-        # The command's name may hold blanks and parentheses; what follows the last one does not.
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return int(fields[19])
+    process = find_process(os.getpid())
+    started_ticks = process.started_ticks if process is not None else 0
+    return Owner(host=socket.gethostname(), boot=boot_id(), pid=os.getpid(), started_ticks=started_ticks)
 
 
 def make_run_id(now: datetime) -> RunId:

@@ -25,6 +25,7 @@ from reprobox.env.lockfile import Lock, render_lock
 from reprobox.errors import EngineError, RecordError, ReproboxError
 from reprobox.image.oci import render_cuda_labels
 from reprobox.records.digests import digest_bytes
+from reprobox.records.notes import write_note
 from reprobox.records.record import Draft, Record, RecordedFile, RunId, Status
 from reprobox.records.store import RunStore, make_run_id
 from reprobox.run.collect import Baseline, collect_outputs, place_outputs, read_baseline, seal
@@ -110,7 +111,7 @@ def execute(
             "trained": dict(of.metrics) if of else None,
             "script": command.script,
         }
-        _write_json(active / "draft.json", {"draft": draft.to_json(), **rest})
+        write_note(active / "draft.json", {"draft": draft.to_json(), **rest})
     except BaseException:
         store.discard(run)
         raise
@@ -119,7 +120,7 @@ def execute(
     ended = clock.monotonic_s()
     tainted = [*notes, *_changed_inputs(plan, inputs, world)]
     # From here on a killed tool loses nothing: what is left to do can be done from these notes.
-    _write_json(active / "ended.json", {"status": status, "exit_code": exit_code, "tainted": tainted})
+    write_note(active / "ended.json", {"status": status, "exit_code": exit_code, "tainted": tainted})
     durations = {**durations, "prepare": ready - started, "command": ended - ready}
     record = finish_run(
         store,
@@ -408,12 +409,6 @@ def _changed_inputs(plan: SnapshotPlan, before: tuple[RecordedFile, ...], world:
         for word, paths in (("changed", changed), ("removed", gone), ("added", new))
         for path in sorted(paths)
     ]
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(json.dumps(value), encoding="utf-8")
-    aside.replace(path)
 
 
 def _iso(now: datetime) -> str:

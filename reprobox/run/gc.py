@@ -8,19 +8,19 @@ cannot (outputs and code of records, flattened bases) never goes while something
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from reprobox.engines.base import Engine
 from reprobox.errors import RecordError
 from reprobox.image.cache import Cache, place_of_pids
 from reprobox.image.layers import is_digest
+from reprobox.records.notes import read_note
 from reprobox.records.store import RunStore
 
 _DAY_S = 86_400
@@ -89,7 +89,7 @@ def load_needs(store: RunStore, cache: Cache, locks: Iterable[str]) -> Needs:
     active, unknown = store.list_active(), False
     for run, _ in active:
         try:
-            environment = _read(store.active_folder(run) / "draft.json")["draft"]["environment"]
+            environment = (read_note(store.active_folder(run) / "draft.json") or {})["draft"]["environment"]
             wanted.add(environment["lock_digest"])
             diff_ids.update(environment["diff_ids"])
         except (KeyError, TypeError):
@@ -115,7 +115,7 @@ def plan_gc(cache: Cache, store: RunStore, needs: Needs, *, now_s: float, older_
     limit_s = now_s - max(older_days * _DAY_S, _GRACE_S)
     kept, notes = set(needs.diff_ids), []
     for file in _files(cache.root / "images"):
-        row = _read(file)
+        row = read_note(file) or {}
         if f"sha256:{file.stem}" in needs.locks or _mtime(file) > limit_s:
             kept.update(row.get("diff_ids", ()))
         else:
@@ -191,7 +191,7 @@ def _plan_layers(cache: Cache, kept: set[str], limit_s: float, older_days: int) 
             gone.add(f"sha256:{file.name}")
             yield Removal(kind="layer", name=str(file), size_bytes=_size(file), reason=_unused(older_days))
     for file in _files(cache.root / "layers"):
-        diff_id = _read(file).get("diff_id")
+        diff_id = (read_note(file) or {}).get("diff_id")
         if diff_id in gone or not is_digest(diff_id) or not cache.blob_path(diff_id).exists():
             yield Removal(kind="note", name=str(file), size_bytes=_size(file), reason="its layer is gone or goes")
 
@@ -238,14 +238,6 @@ def _size(path: Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             size += entry.lstat().st_size
     return size
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def is_alive(folder: Path) -> bool | None:

@@ -43,8 +43,23 @@ class Prepared:
     source: str | None = None
 
 
-def find_built(lock: Lock, cache: Cache) -> tuple[Image, tuple[str, ...]] | None:
-    """Find what a lock was built to before, and what was said of it then."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """What is known of a lock's image.
+
+    Attributes:
+        image: The image.
+        notes: What was said of it.
+        source: Where it came from, if it was not built here.
+    """
+
+    image: Image
+    notes: tuple[str, ...]
+    source: str | None
+
+
+def find_built(lock: Lock, cache: Cache) -> Built | None:
+    """Find what a lock was built to before."""
     note = cache.find_image(lock.digest)
     if note is None:
         return None
@@ -56,7 +71,7 @@ def find_built(lock: Lock, cache: Cache) -> tuple[Image, tuple[str, ...]] | None
             diff_ids=tuple(DiffId(diff_id) for diff_id in note["diff_ids"]),
             sizes_bytes=tuple(note["sizes_bytes"]),
         )
-        return image, tuple(map(str, note.get("notes", ())))
+        return Built(image=image, notes=tuple(map(str, note.get("notes", ()))), source=note.get("source"))
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -86,8 +101,8 @@ def have_layers(
         The image, and where its layers lie.
     """
     known = find_built(lock, cache)
-    if known is not None and all(cache.check_blob(diff_id) for diff_id in known[0].diff_ids):
-        return known[0], {diff_id: cache.blob_path(diff_id) for diff_id in known[0].diff_ids}
+    if known is not None and all(cache.check_blob(diff_id) for diff_id in known.image.diff_ids):
+        return known.image, {diff_id: cache.blob_path(diff_id) for diff_id in known.image.diff_ids}
     prepared, blobs = build_layers(entry, lock, client=client, cache=cache, progress=progress, workers=workers)
     return prepared.image, blobs
 
@@ -101,6 +116,10 @@ def _make_layers(
         return build, build.wait()
     finally:
         build.close()
+
+
+def _prepare_known(entry: EnvironmentEntry, lock: Lock, known: Built, *, reused: bool) -> Prepared:
+    return Prepared(entry=entry, lock=lock, image=known.image, reused=reused, notes=known.notes, source=known.source)
 
 
 def prepare_image(
@@ -123,14 +142,13 @@ def prepare_image(
         EngineRefused: The engine did not take it.
     """
     known = find_built(lock, cache)
-    source = (cache.find_image(lock.digest) or {}).get("source")
-    if known is not None and engine.find_image(known[0].config_digest, known[0].diff_ids):
-        return Prepared(entry=entry, lock=lock, image=known[0], reused=True, notes=known[1], source=source)
-    if known is not None and (blobs := _find_blobs(known[0], cache)) is not None:
+    if known is not None and engine.find_image(known.image.config_digest, known.image.diff_ids):
+        return _prepare_known(entry, lock, known, reused=True)
+    if known is not None and (blobs := _find_blobs(known.image, cache)) is not None:
         # Built, pulled or imported before: nothing needs to be known of packages.
-        load_into(engine, known[0], blobs, cache)
-        engine.tag_image(known[0].config_digest, *render_tag(entry, lock))
-        return Prepared(entry=entry, lock=lock, image=known[0], reused=False, notes=known[1], source=source)
+        load_into(engine, known.image, blobs, cache)
+        engine.tag_image(known.image.config_digest, *render_tag(entry, lock))
+        return _prepare_known(entry, lock, known, reused=False)
     client = find_addresses(entry, client)
     build = start_build(lock, client=client, cache=cache, progress=progress, workers=workers)
     parts: list[str] = []

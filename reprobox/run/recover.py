@@ -6,14 +6,13 @@ Nothing is touched whose owner may still live.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from reprobox.engines.base import Engine, FoundContainer
+from reprobox.records.notes import read_note
 from reprobox.records.record import RunId
 from reprobox.records.store import RunStore
 from reprobox.run.execute import finish_run
@@ -67,7 +66,7 @@ def recover_runs(
             report.append(Leftover(run=run, state="running", action="none", container=run in containers))
             continue
         action: Literal["none", "recorded", "removed"] = "none"
-        note = _read(store.active_folder(run) / "draft.json")
+        note = read_note(store.active_folder(run) / "draft.json")
         its = note["draft"].get("engine", {}).get("name", "docker") if note else None
         if its in engines or (its is None and engines):
             action = "removed" if note is None or run in finished else "recorded"
@@ -86,14 +85,6 @@ def recover_runs(
             if run.startswith(".") and owner is not None and owner.is_gone:
                 store.discard(run)
     return sorted(report, key=lambda leftover: leftover.run)
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    try:
-        note = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return note if isinstance(note, dict) else None
 
 
 def _mend(
@@ -118,7 +109,7 @@ def _mend(
     if note is None:
         store.discard(run)
         return
-    ended = _read(active / "ended.json") or {"status": "interrupted", "exit_code": exit_code, "tainted": []}
+    ended = read_note(active / "ended.json") or {"status": "interrupted", "exit_code": exit_code, "tainted": []}
     finish_run(
         store,
         note,

@@ -14,6 +14,7 @@ from reprobox.errors import ArtefactAltered, BuildError
 from reprobox.image.cache import Cache, CachedLayer
 from reprobox.image.layers import DiffId, LayerDigest, LayerWriter
 from reprobox.image.plan import LayerKey
+from reprobox.records.notes import write_note
 
 KEY = LayerKey("k" * 64)
 OTHER = LayerKey("o" * 64)
@@ -236,11 +237,11 @@ def test_an_image_is_found_by_its_lock(cache: Cache) -> None:
 def test_a_note_is_written_whole(cache: Cache) -> None:
     """A note replaces an older one, has sorted keys, and nothing is left beside it, also after an error."""
     file = cache.root / "layers/x.json"
-    cache.write_json(file, {"b": 1, "a": 2})
-    cache.write_json(file, {"b": 3, "a": 4})
+    write_note(file, {"b": 1, "a": 2})
+    write_note(file, {"b": 3, "a": 4})
     assert file.read_text() == '{"a": 4, "b": 3}'
     with pytest.raises(TypeError):
-        cache.write_json(file, {"a": object()})
+        write_note(file, {"a": object()})
     assert json.loads(file.read_text()) == {"a": 4, "b": 3}
     assert files(cache) == ["layers/x.json"]
 
