@@ -89,7 +89,7 @@ def lock(
     if export is not None and export not in EXPORT_KINDS:
         raise UsageError(f"--export {export!r} is not known", hint=f"one of {', '.join(EXPORT_KINDS)}")
     if check or export:
-        found = _require_lock(session, entry)
+        found = require_lock(session, entry)
     else:
         found = make_lock(
             entry,
@@ -127,7 +127,7 @@ def lock(
     say(f"  lock  {found.digest}")
 
 
-def _require_lock(session: Session, entry: EnvironmentEntry) -> Lock:
+def require_lock(session: Session, entry: EnvironmentEntry) -> Lock:
     """Load a lock that is there and matches its environment file.
 
     Raises:
@@ -294,7 +294,7 @@ def mirror(
 
     session: Session = context.obj
     entry = session.find_environment(environment)
-    found = _require_lock(session, entry)
+    found = require_lock(session, entry)
     target = session.cwd / folder
     progress = make_progress(session.environ)
     progress.start("packages", sum(package.size_bytes for package in list_all(found)))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reprobox.cli.environment_commands import JsonOption
+from reprobox.cli.environment_commands import JsonOption, require_lock
 from reprobox.cli.session import Session, print_document, say
 
 if TYPE_CHECKING:
@@ -41,18 +41,13 @@ def push(
     """Push an environment's image to a registry, building what is missing; blobs that are there do not move."""
     from reprobox.cli.progress import make_progress
     from reprobox.image.cache import Cache
-    from reprobox.run.locking import load_fresh_lock, lock_command
     from reprobox.run.prepare import build_layers
     from reprobox.run.push import push_environment
 
     session: Session = context.obj
     compression = parse_compression(compress)
     entry = session.find_environment_for_here(environment)
-    lock = load_fresh_lock(entry, session.project)
-    if lock is None:
-        from reprobox.errors import LockStale
-
-        raise LockStale(f"{entry.lock} does not exist", hint=lock_command(entry))
+    lock = require_lock(session, entry)
     progress = make_progress(session.environ)
     prepared, blobs = build_layers(
         entry,

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from reprobox.engines.base import RUN_LABEL, STATE_LABEL, Collected, ContainerRequest, Mount
+from reprobox.engines.base import RUN_LABEL, STATE_LABEL, ContainerRequest, Mount
 from reprobox.env.client import LINKED, Client
 from reprobox.env.lockfile import LinkedFiles, Lock
 from reprobox.env.project import EnvironmentEntry
@@ -32,9 +32,9 @@ from reprobox.image.unpack import unpack_layers
 from reprobox.run.base import Tools
 from reprobox.run.identity import choose_identity
 from reprobox.run.snapshot import hand_over
+from reprobox.run.workshops import run_to_end
 
 _MESSAGES = ".messages.txt"
-_SHOWN_LINES = 12
 _LIMIT_BYTES = 8 << 30
 _RUN = """\
 shell=$(command -v bash || command -v sh)
@@ -169,7 +169,6 @@ def _run(
     if not identity.is_caller:
         hand_over(prefix, user_id=identity.number)
     before = dict(_scan(prefix))
-    printed = Collected()
     request = ContainerRequest(
         name=f"reprobox-link-{secrets.token_hex(6)}",
         image=tools.image(lock),
@@ -184,16 +183,8 @@ def _run(
         memory_bytes=int(info.memory_bytes * 0.9) or None,
         labels=((RUN_LABEL, "link"), (STATE_LABEL, str(scratch))),
     )  # fmt: skip
-    container = engine.start(request, stdout=printed, stderr=printed)
-    try:
-        ended = container.wait()
-    except KeyboardInterrupt:
-        container.stop(grace_s=1)
-        raise
-    finally:
-        container.remove()
-    if ended.exit_code != 0:
-        lines = bytes(printed.data).decode("utf-8", "replace").strip().splitlines()[-_SHOWN_LINES:]
+    exit_code, lines = run_to_end(engine, request)
+    if exit_code != 0:
         raise BuildError(
             "a link script failed in the environment:\n  " + "\n  ".join(lines),
             hint="lock without it: reprobox lock --no-link-scripts",

@@ -25,7 +25,7 @@ from urllib.parse import unquote
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion
 
-from reprobox.engines.base import RUN_LABEL, STATE_LABEL, Collected, ContainerRequest, Engine, Mount
+from reprobox.engines.base import RUN_LABEL, STATE_LABEL, ContainerRequest, Engine, Mount
 from reprobox.env.channels import hide_credentials
 from reprobox.env.client import Client
 from reprobox.env.lockfile import Lock, Wheel
@@ -37,13 +37,13 @@ from reprobox.image.cache import Cache
 from reprobox.image.fetch import Fetcher, measure_package
 from reprobox.image.layers import limit_unpacked
 from reprobox.run.identity import choose_identity
+from reprobox.run.workshops import run_to_end
 
 _EPOCH = "315532800"
 _OF_OTHER_REPOSITORIES = (
     "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES",
     "GIT_COMMON_DIR", "GIT_NAMESPACE", "GIT_PREFIX",
 )  # fmt: skip
-_SHOWN_LINES = 12
 _WHEEL_LIMIT = 4 << 30
 _BUILD = """\
 set -eu
@@ -296,7 +296,6 @@ def _build(order: SourceOrder, lock: Lock, source: Path, out: Path, scratch: Pat
         for path in (scratch, *source.rglob("*"), source):
             if not path.is_symlink():
                 path.chmod(path.stat().st_mode | 0o055)
-    printed = Collected()
     request = ContainerRequest(
         name=f"reprobox-build-{secrets.token_hex(6)}",
         image=workshop.image(lock),
@@ -315,16 +314,8 @@ def _build(order: SourceOrder, lock: Lock, source: Path, out: Path, scratch: Pat
         memory_bytes=int(info.memory_bytes * 0.9) or None,
         labels=((RUN_LABEL, "build"), (STATE_LABEL, str(scratch))),
     )  # fmt: skip
-    container = workshop.engine.start(request, stdout=printed, stderr=printed)
-    try:
-        ended = container.wait()
-    except KeyboardInterrupt:
-        container.stop(grace_s=1)
-        raise
-    finally:
-        container.remove()
-    if ended.exit_code != 0:
-        lines = bytes(printed.data).decode("utf-8", "replace").strip().splitlines()[-_SHOWN_LINES:]
+    exit_code, lines = run_to_end(workshop.engine, request)
+    if exit_code != 0:
         raise BuildError(
             f"{order.where}: {order.shown} cannot be built in the environment:\n  " + "\n  ".join(lines),
             hint=_hint_of("\n".join(lines)) or f"ask for a version of {order.shown} that has a wheel",
