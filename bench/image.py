@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -99,7 +97,7 @@ class ImageSide:
 
 @contextmanager
 def serve_registry(folder: Path) -> Iterator[str]:
-    """Run a registry on loopback while it is needed.
+    """Run a registry on loopback while it is needed; gives the name of a repository in it.
 
     Raises:
         BenchError: It is not installed.
@@ -107,26 +105,11 @@ def serve_registry(folder: Path) -> Iterator[str]:
     program = shutil.which("docker-registry")
     if program is None:
         raise BenchError("docker-registry is not installed: apt-get install docker-registry")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    file = folder / "registry.yml"
-    file.write_text(
-        f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {folder / 'registry'}\n"
-        f"http:\n  addr: 127.0.0.1:{port}\n",
-        encoding="utf-8",
-    )
-    running = subprocess.Popen([program, "serve", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield f"127.0.0.1:{port}/bench"
-    finally:
-        running.terminate()
-        running.wait()
+    sys.path.insert(0, str(REPOSITORY))
+    from tests import registry
+
+    with registry.serve_registry(program, folder) as address:
+        yield f"{address}/bench"
 
 
 def write_figure(side: ImageSide, times: int) -> Figure:

@@ -18,6 +18,7 @@ import pytest
 from reprobox.errors import UsageError
 from reprobox.image.registry import is_loopback, parse_reference
 from tests.conftest import Tool, require_program
+from tests.registry import serve_registry
 
 ENVIRONMENT = "dependencies:\n  - python=3.11\n  - pip:\n      - idna==3.10\n      - numpy==2.4.6\n"
 
@@ -281,46 +282,25 @@ def test_credentials_come_from_docker(tmp_path: Path, project: Tool) -> None:
     (tmp_path / "users").write_bytes(
         subprocess.run(["htpasswd", "-Bbn", "alice", "hunter2"], check=True, capture_output=True).stdout
     )
-    import socket
-    import time
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (tmp_path / "c.yml").write_text(
-        f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {tmp_path / 'r'}\nhttp:\n  addr: 127.0.0.1:{port}\n"
-        f"auth:\n  htpasswd:\n    realm: here\n    path: {tmp_path / 'users'}\n"
-    )
-    running = subprocess.Popen(
-        [program, "serve", str(tmp_path / "c.yml")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
+    with serve_registry(program, tmp_path, users=tmp_path / "users") as address:
         home = tmp_path / "home"
         (home / ".docker").mkdir(parents=True)
         cache = os.environ.get("REPROBOX_CACHE") or str(Path.home() / ".cache/reprobox")
         tool = Tool(project.folder, {"HOME": str(home), "REPROBOX_CACHE": cache})
-        reference = f"127.0.0.1:{port}/small:1"
+        reference = f"{address}/small:1"
         assert "docker login" in tool("push", reference, code=4).err
         secret = base64.b64encode(b"alice:hunter2").decode()
-        (home / ".docker/config.json").write_text(json.dumps({"auths": {f"127.0.0.1:{port}": {"auth": secret}}}))
+        (home / ".docker/config.json").write_text(json.dumps({"auths": {address: {"auth": secret}}}))
         tool("push", reference)
         helper = tmp_path / "bin/docker-credential-mine"
         helper.parent.mkdir()
         helper.write_text('#!/bin/sh\ncat >/dev/null\necho \'{"Username": "alice", "Secret": "hunter2"}\'\n')
         helper.chmod(0o755)
-        (home / ".docker/config.json").write_text(json.dumps({"credHelpers": {f"127.0.0.1:{port}": "mine"}}))
+        (home / ".docker/config.json").write_text(json.dumps({"credHelpers": {address: "mine"}}))
         tool.environ["PATH"] = f"{helper.parent}:{os.environ['PATH']}"
         done = tool("push", reference, "--json")
         assert done.document["moved_bytes"] == 0
         assert "hunter2" not in done.err
-    finally:
-        running.terminate()
-        running.wait()
 
 
 @pytest.mark.parametrize(
