@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from reprobox.errors import ArtefactAltered, BuildError
-from reprobox.image.layers import DiffId, LayerDigest, LayerExtras, is_digest
+from reprobox.image.layers import DiffId, LayerDigest, LayerExtras
 from reprobox.image.plan import LayerKey
+from reprobox.records.digests import is_digest
 from reprobox.records.notes import read_note, write_note
 from reprobox.records.processes import boot_id
 

@@ -9,26 +9,19 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import re
 import tarfile
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import BinaryIO, NewType, TypeGuard
+from typing import BinaryIO, NewType
 
 from reprobox.errors import BuildError
 from reprobox.image.tar_format import BLOCK, render_header
 
 DiffId = NewType("DiffId", str)
 """`sha256:` and 64 hex digits, over the bytes of an uncompressed layer."""
-
-
-def is_digest(value: object) -> TypeGuard[DiffId]:
-    """Whether something is `sha256:` and 64 hex digits, and so may become the name of a file."""
-    return isinstance(value, str) and re.fullmatch(r"sha256:[0-9a-f]{64}", value) is not None
-
 
 GENERATED_MTIME = 315_532_800
 """1980-01-01T00:00:00Z, for what no package gives a time: the first moment that a zip archive can hold."""

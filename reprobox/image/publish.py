@@ -20,9 +20,10 @@ from typing import Any, BinaryIO, Literal
 from reprobox.env.lockfile import LockDigest
 from reprobox.errors import ArtefactAltered
 from reprobox.image.cache import Cache
-from reprobox.image.layers import DiffId, is_digest
+from reprobox.image.layers import DiffId
 from reprobox.image.oci import LABEL_LOCK, Image, describe_image
 from reprobox.image.registry import INDEX_TYPE, MANIFEST_TYPE, Advance, Reference, Registry, read_file
+from reprobox.records.digests import is_digest
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, NewType
+from typing import BinaryIO, Final, NewType, TypeGuard
 
 from reprobox.errors import ArtefactAltered, RecordError
 
@@ -42,6 +42,16 @@ class FileDigest:
 
     sha256: Sha256
     size_bytes: int
+
+
+def is_digest(value: object) -> TypeGuard[str]:
+    """Whether something is `sha256:` and 64 hex digits, and so may become the name of a file."""
+    return isinstance(value, str) and re.fullmatch(r"sha256:[0-9a-f]{64}", value) is not None
+
+
+def is_plain_path(path: str) -> bool:
+    """Whether a path with slashes is relative, and names every folder on its way once, as it is."""
+    return "\0" not in path and not {"", ".", ".."} & set(path.split("/"))
 
 
 def parse_sha256(text: str) -> Sha256:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NewType
 
 from reprobox.errors import RecordError
-from reprobox.records.digests import canonical_json, digest_bytes
+from reprobox.records.digests import canonical_json, digest_bytes, is_digest, is_plain_path
 
 RunId = NewType("RunId", str)
 """UTC time and random hex digits: `20261124T031512-7f3a9c`."""
@@ -275,7 +275,7 @@ def _require_places(document: dict[str, Any], source: str) -> None:
     rows = [*document["outputs"], *document["code"]["files"], *document.get("given", ())]
     for row in rows:
         path = str(row["path"])
-        if path.startswith("/") or "\0" in path or {"", ".", ".."} & set(path.split("/")):
+        if not is_plain_path(path):
             raise RecordError(f"{source}: {path!r} is no place in a project", hint="do not trust that record")
     digests = [row["sha256"] for row in [*rows, *document["inputs"]] if "link" not in row]
     environment = document["environment"]
@@ -283,7 +283,7 @@ def _require_places(document: dict[str, Any], source: str) -> None:
         digests.append(environment["lock_sha256"])
     named = [environment[key] for key in ("lock_digest", "config_digest", "manifest_digest") if key in environment]
     for digest in (*[f"sha256:{digest}" for digest in digests], *named, *environment.get("diff_ids", ())):
-        if not re.fullmatch(r"sha256:[0-9a-f]{64}", str(digest)):
+        if not is_digest(digest):
             raise RecordError(f"{source}: {str(digest)[:80]!r} is no digest", hint="do not trust that record")
 
 

@@ -20,10 +20,10 @@ from typing import IO, Any, cast
 
 from reprobox.errors import ArtefactAltered, RecordError, UsageError
 from reprobox.image.cache import Cache
-from reprobox.image.layers import DiffId, LayerWriter, is_digest
+from reprobox.image.layers import DiffId, LayerWriter
 from reprobox.image.oci import LABEL_LOCK, Image, describe_image, render_layout
 from reprobox.image.tar_stream import stream_members
-from reprobox.records.digests import digest_bytes, digest_file
+from reprobox.records.digests import digest_bytes, digest_file, is_digest, is_plain_path
 from reprobox.records.record import Record, RunId, parse_sums, render_sums
 from reprobox.records.store import RunStore, check_run
 from reprobox.run.snapshot import SKIPPED_NAMES
@@ -296,7 +296,7 @@ def _unpack(stream: IO[bytes], name: str, aside: Path, advance: Advance) -> None
 
 
 def _is_place(path: str) -> bool:
-    return bool(_ALLOWED.fullmatch(path)) and not {"", ".", ".."} & set(path.split("/")) and "\0" not in path
+    return bool(_ALLOWED.fullmatch(path)) and is_plain_path(path)
 
 
 def _check(aside: Path, name: str) -> tuple[dict[str, Any], list[Record]]:
@@ -455,10 +455,8 @@ def _may_be_written(path: str, root: Path) -> bool:
     No run has code below the folders of version control, of tools or of reprobox: a record that names one is forged, so
     that something else runs what it brings.
     """
-    parts = path.split("/")
-    if {part.casefold() for part in parts} & {name.casefold() for name in SKIPPED_NAMES} or {"", ".", ".."} & set(
-        parts
-    ):
+    skipped = {name.casefold() for name in SKIPPED_NAMES}
+    if not is_plain_path(path) or skipped & {part.casefold() for part in path.split("/")}:
         return False
     target = root / path
     return Path(os.path.realpath(target.parent)).is_relative_to(root.resolve()) and not target.is_symlink()

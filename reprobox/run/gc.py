@@ -19,7 +19,8 @@ from typing import Literal
 from reprobox.engines.base import Engine
 from reprobox.errors import RecordError
 from reprobox.image.cache import Cache, place_of_pids
-from reprobox.image.layers import is_digest
+from reprobox.image.layers import DiffId
+from reprobox.records.digests import is_digest
 from reprobox.records.notes import read_note
 from reprobox.records.store import RunStore
 
@@ -192,7 +193,7 @@ def _plan_layers(cache: Cache, kept: set[str], limit_s: float, older_days: int) 
             yield Removal(kind="layer", name=str(file), size_bytes=_size(file), reason=_unused(older_days))
     for file in _files(cache.root / "layers"):
         diff_id = (read_note(file) or {}).get("diff_id")
-        if diff_id in gone or not is_digest(diff_id) or not cache.blob_path(diff_id).exists():
+        if diff_id in gone or not is_digest(diff_id) or not cache.blob_path(DiffId(diff_id)).exists():
             yield Removal(kind="note", name=str(file), size_bytes=_size(file), reason="its layer is gone or goes")
 
 
