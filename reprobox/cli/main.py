@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -29,6 +30,8 @@ _ClickException: type[Exception] = next(
 )
 
 _INTERRUPTED = 130
+_M_MMAP_THRESHOLD = -3
+_MMAP_THRESHOLD_BYTES = 128 << 10
 
 app = typer.Typer(
     name="reprobox",
@@ -73,12 +76,23 @@ gc_command.register(app)
 def main() -> NoReturn:
     """Run the command line and exit with the code that `reprobox.errors` gives."""
     signal.signal(signal.SIGTERM, _interrupt)
+    _return_freed_memory()
     code = _run(sys.argv[1:])
     if "rattler" in sys.modules:
         # Its threads may still let go of Python's objects, which aborts an interpreter that is being taken down.
         _flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _return_freed_memory() -> None:
+    """Have glibc give back what large buffers took, as it does until the first of them is freed.
+
+    It then raises its threshold to that size, and the threads that unpack packages keep a heap each.
+    Source: mallopt(3), M_MMAP_THRESHOLD.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
 
 
 def _flush() -> None:

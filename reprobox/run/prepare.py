@@ -143,6 +143,8 @@ def prepare_image(
     """
     known = find_built(lock, cache)
     if known is not None and engine.find_image(known.image.config_digest, known.image.diff_ids):
+        # It may have come in for an environment of another name.
+        engine.tag_image(known.image.config_digest, *render_tag(entry, lock))
         return _prepare_known(entry, lock, known, reused=True)
     if known is not None and (blobs := _find_blobs(known.image, cache)) is not None:
         # Built, pulled or imported before: nothing needs to be known of packages.
