@@ -57,6 +57,7 @@ EngineOption = Annotated[
 NoPlaceOption = Annotated[
     bool, typer.Option("--no-place", help="Do not copy outputs into this folder; only record them.")
 ]
+NoTrailOption = Annotated[bool, typer.Option("--no-trail", help="Do not note stages: data read, fits, predictions.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -86,6 +87,7 @@ def run(
     network: NetworkOption = False,
     memory: MemoryOption = None,
     no_place: NoPlaceOption = False,
+    no_trail: NoTrailOption = False,
     engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -95,7 +97,7 @@ def run(
     session: Session = context.obj
     session.engine_name = engine
     options = _options(
-        session, inputs, outputs, metrics, determinism, seed, threads, gpus, env, network, memory, no_place
+        session, inputs, outputs, metrics, determinism, seed, threads, gpus, env, network, memory, no_place, no_trail
     )
     entry = session.find_environment_for_here(environment)
     world = session.world(output_to_stderr=as_json)
@@ -106,7 +108,9 @@ def evaluate(
     context: typer.Context,
     command: CommandArgument,
     of: Annotated[str, typer.Option("--of", metavar="RUN", help="The run to evaluate.")] = "latest",
-    gate: Annotated[bool, typer.Option("--gate", help="Exit with 10 if a metric that both have differs.")] = False,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Exit with 10 if a metric differs or something is wrong.")
+    ] = False,
     inputs: InputOption = None,
     outputs: OutputOption = None,
     metrics: MetricsOption = None,
@@ -118,6 +122,7 @@ def evaluate(
     network: NetworkOption = False,
     memory: MemoryOption = None,
     no_place: NoPlaceOption = False,
+    no_trail: NoTrailOption = False,
     engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -127,7 +132,7 @@ def evaluate(
     session: Session = context.obj
     session.engine_name = engine
     options = _options(
-        session, inputs, outputs, metrics, determinism, seed, threads, gpus, env, network, memory, no_place
+        session, inputs, outputs, metrics, determinism, seed, threads, gpus, env, network, memory, no_place, no_trail
     )
     run_id = session.store.find_run(of) if of != "latest" else _latest_training(session)
     world = session.world(output_to_stderr=as_json)
@@ -161,6 +166,7 @@ def _options(
     network: bool,
     memory: str | None,
     no_place: bool,
+    no_trail: bool,
 ) -> Options:
     import os
     from typing import get_args
@@ -188,6 +194,7 @@ def _options(
         network=network,
         memory_bytes=_parse_size(memory),
         place=not no_place,
+        trail=not no_trail,
     )
 
 
@@ -226,6 +233,11 @@ def _conclude(session: Session, record: Record, *, as_json: bool, gate: bool) ->
         )
     elif record.status == "interrupted":
         error = Interrupted(f"interrupted; what was made until then is recorded as {record.run}")
+    elif gate and any(row["severity"] == "error" for row in record.findings):
+        named = ", ".join(dict.fromkeys(row["factor"] for row in record.findings if row["severity"] == "error"))
+        error = NotReproduced(
+            f"the evaluation is not that of the training: {named}", hint=f"reprobox show {record.run}"
+        )
     elif gate and not record.comparison:
         error = NotReproduced(
             "no metric to compare: training and evaluation have none in common",

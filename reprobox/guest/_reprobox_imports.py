@@ -28,26 +28,37 @@ HOOKED = frozenset(
 )
 
 
-def install(folder, settings, trail):
+def install(folder, settings, trail, hooks=None, hooked=()):
     """Have the seeds set for modules imported from now on, and for those that already were.
 
     Args:
         folder: The folder of the shim, where its later parts are found.
-        settings: The run's settings.
+        settings: The run's settings; at the level `off` nothing is seeded.
         trail: Where to note what was done.
+        hooks: Notes what is done with modules, or None.
+        hooked: Names of the modules that it wants to know of.
     """
+    seeded = HOOKED if settings.level != "off" else frozenset()
 
     def after(name, module):
+        # Some modules put another object in their own place while they run.
+        module = sys.modules.get(name, module)
         try:
-            import _reprobox_seeds
+            if name in seeded:
+                import _reprobox_seeds
 
-            # Some modules put another object in their own place while they run.
-            _reprobox_seeds.apply(name, sys.modules.get(name, module), settings, trail)
+                _reprobox_seeds.apply(name, module, settings, trail)
+        except Exception as error:
+            trail.fault(name, error)
+        try:
+            if name in hooked:
+                hooks.apply(name, module)
         except Exception as error:
             trail.fault(name, error)
 
-    sys.meta_path.insert(0, Finder(folder, after))
-    for name in sorted(HOOKED.intersection(sys.modules)):
+    wanted = seeded.union(hooked)
+    sys.meta_path.insert(0, Finder(folder, after, wanted))
+    for name in sorted(wanted.intersection(sys.modules)):
         if sys.modules[name] is not None:
             after(name, sys.modules[name])
 
@@ -58,16 +69,18 @@ class Finder:
     Args:
         folder: The folder of the shim.
         after: Called with name and module once a hooked module's code has run.
+        hooked: Names of the hooked modules.
     """
 
-    def __init__(self, folder, after):
+    def __init__(self, folder, after, hooked=HOOKED):
         self._folder = folder
         self._after = after
+        self._hooked = hooked
         self._busy = set()
 
     def find_spec(self, name, path=None, target=None):
         """Find a hooked module by the finders behind this one; see `importlib.abc.MetaPathFinder`."""
-        if name not in HOOKED:
+        if name not in self._hooked:
             if name.startswith("_reprobox_"):
                 return PathFinder.find_spec(name, [self._folder])
             return None

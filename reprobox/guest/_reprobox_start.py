@@ -83,10 +83,40 @@ def start(environ, folder):
             _reprobox_listing.install()
         except Exception as error:
             trail.fault("listing", error)
-    if settings.level != "off":
+    hooks, hooked = _make_hooks(environ, trail)
+    if settings.level != "off" or hooks is not None:
         try:
             import _reprobox_imports
 
-            _reprobox_imports.install(folder, settings, trail)
+            _reprobox_imports.install(folder, settings, trail, hooks, hooked)
         except Exception as error:
             trail.fault("imports", error)
+
+
+def _make_hooks(environ, trail):
+    """Make what notes the calls of this process, where the runner wants them; a worker of another process has none.
+
+    Returns:
+        The hooks, or None, and the names of the modules that they are for.
+    """
+    work = environ.get("REPROBOX_WORK")
+    if not work:
+        return None, ()
+    try:
+        import _reprobox_hooks
+
+        if _reprobox_hooks.is_worker(_read_command_line()):
+            return None, ()
+        hooks = _reprobox_hooks.Hooks(trail, work)
+        hooks.stop_in_children()
+        hooks.watch_files()
+        return hooks, _reprobox_hooks.MODULES
+    except Exception as error:
+        trail.fault("hooks", error)
+        return None, ()
+
+
+def _read_command_line():
+    """The words that this process was started with; `sys.argv` is not made yet for some of them."""
+    with open("/proc/self/cmdline", "rb") as file:
+        return file.read().decode("utf-8", "surrogateescape").split("\0")

@@ -44,7 +44,7 @@ class Trail:
 
         Args:
             event: Its kind.
-            **fields: What else to say: text, integers, booleans, None, lists and dictionaries of these.
+            **fields: What else to say: text, numbers, booleans, None, lists and dictionaries of these.
         """
         if not self._introduced:
             self._introduce()
@@ -106,7 +106,7 @@ def render_json(value):
     """Turn a value into JSON: all ASCII, keys in the order given. Importing `json` would take longer.
 
     Args:
-        value: Text, integer, boolean, None, or a list or dictionary of these; anything else becomes its text.
+        value: Text, integer, float, boolean, None, or a list or dictionary of these; anything else becomes its text.
     """
     if value is None:
         return "null"
@@ -114,6 +114,9 @@ def render_json(value):
         return "true" if value else "false"
     if isinstance(value, int):
         return int.__repr__(value)
+    if isinstance(value, float):
+        # The shortest text that reads back to the same double; JSON has no other numbers than finite ones.
+        return float.__repr__(value) if value - value == 0 else _quote(float.__repr__(value))
     if isinstance(value, dict):
         return "{" + ", ".join(_quote(str(key)) + ": " + render_json(value[key]) for key in value) + "}"
     if isinstance(value, (list, tuple)):

@@ -19,7 +19,7 @@ RunId = NewType("RunId", str)
 
 SCHEMA = "reprobox-record/1"
 Status = Literal["completed", "failed", "interrupted"]
-Kind = Literal["run", "eval"]
+Kind = Literal["run", "eval", "verify"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +90,11 @@ class Draft:
 
     Attributes:
         run: Its id.
-        kind: "run" or "eval".
-        of: The run that an evaluation evaluates.
+        kind: "run", "eval", or "verify" for a run made again.
+        of: The run that is evaluated or made again.
         started_utc: When, in ISO 8601.
-        command: "argv", "script" (or None), "working_directory" (relative to the project).
+        command: "argv", "script" (or None), "working_directory" (relative to the project), and what was asked for:
+            "inputs" (what was mounted), "outputs" and "metrics" (globs).
         environment: "name", "lock_digest", "manifest_digest", "config_digest", "diff_ids".
         code: Every file of the snapshot.
         git: "commit" and "dirty", or None outside of a repository.
@@ -158,9 +159,10 @@ class Record:
         durations_s: Seconds by phase.
         outputs: What it made, by path.
         metrics: Name → number, or the text "NaN", "Infinity", "-Infinity".
-        comparison: Of an evaluation: rows of metric, trained, evaluated, equal, difference.
+        comparison: Of an evaluation, or of a run made again: rows of metric, trained, evaluated, equal, difference.
         streams: "stdout", "stderr", "trail.jsonl" → sha256 and size.
         tainted: Why the run is not what it should be; empty for a clean one.
+        findings: What an evaluation was seen to do that it should not; see `reprobox.diff.findings`.
     """
 
     draft: dict[str, Any]
@@ -173,6 +175,7 @@ class Record:
     comparison: tuple[dict[str, Any], ...]
     streams: dict[str, dict[str, Any]]
     tainted: tuple[str, ...] = field(default=())
+    findings: tuple[dict[str, Any], ...] = field(default=())
 
     @property
     def run(self) -> RunId:
@@ -208,6 +211,8 @@ def _body(record: Record) -> dict[str, Any]:
         "comparison": list(record.comparison),
         "streams": record.streams,
         "tainted": list(record.tainted),
+        # Records of a time before findings have no such key, and stay what they were.
+        **({"findings": list(record.findings)} if record.findings else {}),
     }
 
 
@@ -243,7 +248,7 @@ def parse_record(data: bytes, *, source: str) -> Record:
         _require_places(document, source)
         ending = {
             "status", "exit_code", "finished_utc", "durations_s", "outputs", "metrics", "comparison", "streams",
-            "tainted",
+            "tainted", "findings",
         }  # fmt: skip
         return Record(
             draft={key: value for key, value in document.items() if key not in ending},
@@ -256,6 +261,7 @@ def parse_record(data: bytes, *, source: str) -> Record:
             comparison=tuple(document["comparison"]),
             streams=document["streams"],
             tainted=tuple(document["tainted"]),
+            findings=tuple(document.get("findings", ())),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RecordError(

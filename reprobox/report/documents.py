@@ -58,6 +58,12 @@ def render_run(record: Record, folder: str) -> dict[str, Any]:
         "record": folder,
     }
     if record.draft["kind"] == "eval":
+        document |= {
+            "of": record.draft["of"],
+            "comparison": list(record.comparison),
+            "findings": list(record.findings),
+        }
+    elif record.draft["kind"] == "verify":
         document |= {"of": record.draft["of"], "comparison": list(record.comparison)}
     return document
 

@@ -74,11 +74,14 @@ def render_summary(record: Record, folder: str, style: Style) -> list[str]:
         f"{style(ended, colour)}  {record.draft['kind']} {style(record.run, 'bold')}{of}  in {render_seconds(total)}"
     ]
     if record.comparison:
-        lines += ["", *render_comparison(record.comparison, style)]
+        words = ("recorded", "again") if record.draft["kind"] == "verify" else ("trained", "evaluated")
+        lines += ["", *render_comparison(record.comparison, style, words)]
     elif record.metrics:
         lines += ["", *render_table([(name, format_metric(_number(value))) for name, value in record.metrics.items()])]
     if record.outputs:
         lines += ["", *render_outputs(record, style)]
+    if record.findings:
+        lines += ["", *render_findings(record.findings, style)]
     lines += [f"  {style('tainted', 'yellow')}: {reason}" for reason in record.tainted]
     lines += [
         "",
@@ -88,9 +91,21 @@ def render_summary(record: Record, folder: str, style: Style) -> list[str]:
     return lines
 
 
-def render_comparison(rows: Iterable[dict[str, Any]], style: Style) -> list[str]:
-    """Render the comparison of an evaluation with its training."""
-    table = [(style("metric", "dim"), style("trained", "dim"), style("evaluated", "dim"), "")]
+def render_findings(rows: Iterable[dict[str, Any]], style: Style) -> list[str]:
+    """Render what an evaluation was seen to do."""
+    lines = []
+    for row in rows:
+        word = style("wrong", "red") if row["severity"] == "error" else style("note", "yellow")
+        where = f"{row['where']} " if row["where"] else "the evaluation "
+        lines.append(f"  {word}: {where}{row['sentence']}")
+    return lines
+
+
+def render_comparison(
+    rows: Iterable[dict[str, Any]], style: Style, words: tuple[str, str] = ("trained", "evaluated")
+) -> list[str]:
+    """Render the comparison of an evaluation with its training, or of a run made again with the recorded one."""
+    table = [(style("metric", "dim"), style(words[0], "dim"), style(words[1], "dim"), "")]
     for row in rows:
         if row["equal"]:
             verdict = style("equal", "green")
@@ -119,7 +134,8 @@ def render_runs(records: Sequence[Record], style: Style) -> list[str]:
     table = [tuple(style(word, "dim") for word in ("run", "kind", "status", "command", "metrics"))]
     for record in records:
         metrics = "  ".join(f"{k}={format_metric(_number(v))}" for k, v in list(record.metrics.items())[:3])
-        kind = f"eval of {record.draft['of'].partition('-')[2]}" if record.draft["of"] else "run"
+        of = record.draft["of"]
+        kind = f"{record.draft['kind']} of {of.partition('-')[2]}" if of else "run"
         status = record.status + (" (tainted)" if record.tainted else "")
         table.append((record.run, kind, status, " ".join(record.draft["command"]["arguments"])[:40], metrics))
     return render_table(table, indent="")

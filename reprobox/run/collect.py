@@ -164,6 +164,7 @@ def seal(
     collected: Collected,
     trained: Mapping[str, Any] | None,
     tainted: tuple[str, ...],
+    findings: tuple[dict[str, Any], ...] = (),
 ) -> Record:
     """Write the record of a run that has ended.
 
@@ -177,6 +178,7 @@ def seal(
         collected: What it made.
         trained: Metrics of the evaluated run, or None.
         tainted: Why it is not what it should be, beside what `collected` says.
+        findings: What an evaluation was seen to do that it should not.
     """
     active = store.active_folder(draft["run"])
     streams: dict[str, dict[str, Any]] = {}
@@ -205,6 +207,7 @@ def seal(
         comparison=tuple(comparison),
         streams=streams,
         tainted=(*tainted, *collected.tainted),
+        findings=findings,
     )
     store.finish(record)
     return replace(record)

@@ -20,6 +20,7 @@ from reprobox.records.store import RunStore
 from reprobox.run.execute import execute
 from reprobox.run.hardware import Gpus, choose_gpus, describe_host, load_gpus
 from reprobox.run.locking import load_fresh_lock, make_lock
+from reprobox.run.materials import gather_from_folder
 from reprobox.run.prepare import Prepared, make_tools, prepare_image
 from reprobox.run.resolve import LockOptions
 from reprobox.run.settings import Settings
@@ -60,7 +61,16 @@ def run_script(world: World, entry: EnvironmentEntry, words: tuple[str, ...], op
         workers=world.workers,
     )
     built = world.clock.monotonic_s()
-    return execute(world, prepared, command, options, settings, gpus, of=None, durations={"image": built - began})
+    return execute(
+        world,
+        prepared,
+        command,
+        lambda: gather_from_folder(world, command, options, of=None),
+        settings,
+        gpus,
+        place=options.place,
+        durations={"image": built - began},
+    )
 
 
 def evaluate_run(world: World, run: RunId, words: tuple[str, ...], options: Options) -> Record:
@@ -84,10 +94,19 @@ def evaluate_run(world: World, run: RunId, words: tuple[str, ...], options: Opti
     lock = load_lock_of(store, trained)
     settings, gpus = _settings(world, options, trained.draft["settings"])
     require_gpu_fit(world, lock, options.gpus, settings.gpus, gpus)
-    prepared = _image_of(world, trained, lock)
+    prepared = load_image_of(world, trained, lock)
     built = world.clock.monotonic_s()
     durations = {"check": checked - began, "image": built - checked}
-    return execute(world, prepared, command, options, settings, gpus, of=trained, durations=durations)
+    return execute(
+        world,
+        prepared,
+        command,
+        lambda: gather_from_folder(world, command, options, of=trained),
+        settings,
+        gpus,
+        place=options.place,
+        durations=durations,
+    )
 
 
 def require_gpu_fit(world: World, lock: Lock, asked: str, chosen: tuple[str, ...], found: Gpus) -> None:
@@ -142,7 +161,7 @@ def find_entry_of(root: Path, trained: Record) -> EnvironmentEntry:
     return EnvironmentEntry(name=name, environment=root / name, lock=root / LOCK_NAME)
 
 
-def _image_of(world: World, trained: Record, lock: Lock) -> Prepared:
+def load_image_of(world: World, trained: Record, lock: Lock) -> Prepared:
     """Have a recorded run's own image in the engine, from the lock that the run kept."""
     entry = find_entry_of(world.project.root, trained)
     prepared = prepare_image(
@@ -178,6 +197,32 @@ def _settings(world: World, options: Options, recorded: Mapping[str, Any]) -> tu
         pids=4096,
         gpus=chosen,
         environment=_let_in((*defaults.env, *options.env), world.client.environ),
+        trail=options.trail,
+    ), gpus
+
+
+def settle_recorded(world: World, recorded: Mapping[str, Any]) -> tuple[Settings, Gpus]:
+    """Settle a recorded run's settings on this machine: what shapes numbers as recorded, limits as they are here.
+
+    Raises:
+        AcceleratorError: It had GPUs, and there are not as many here.
+    """
+    info = world.engine.describe()
+    gpus = load_gpus()
+    wanted = tuple(recorded["gpus"])
+    here = {gpu.uuid for gpu in gpus.devices}
+    asked = ",".join(str(gpu.index) for gpu in gpus.devices if gpu.uuid in wanted)
+    return Settings(
+        determinism=recorded["determinism"],
+        seed=recorded["seed"],
+        threads=recorded["threads"],
+        network=recorded["network"],
+        memory_bytes=int(info.memory_bytes * 0.9) or None,
+        pids=recorded["pids"],
+        # The same devices where they are; else as many others.
+        gpus=choose_gpus((asked if here.issuperset(wanted) else str(len(wanted))) if wanted else "none", gpus),
+        environment=tuple(sorted(recorded["environment"].items())),
+        trail=recorded.get("trail", True),
     ), gpus
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from reprobox import __version__
+from reprobox.diff.findings import find_mistakes
+from reprobox.diff.trail import parse_trail
 from reprobox.engines.base import (
     PROMISES,
     RUN_LABEL,
@@ -28,22 +30,14 @@ from reprobox.records.digests import digest_bytes
 from reprobox.records.notes import write_note
 from reprobox.records.record import Draft, Record, RecordedFile, RunId, Status
 from reprobox.records.store import RunStore, make_run_id
-from reprobox.run.collect import Baseline, collect_outputs, place_outputs, read_baseline, seal
+from reprobox.run.collect import Baseline, Collected, collect_outputs, place_outputs, read_baseline, seal
 from reprobox.run.hardware import Gpus, load_hardware
 from reprobox.run.identity import choose_identity
+from reprobox.run.materials import Materials
 from reprobox.run.prepare import Prepared
 from reprobox.run.settings import GUEST, TRAIL, WORK, Settings, render_variables
-from reprobox.run.snapshot import (
-    SnapshotPlan,
-    copy_snapshot,
-    hand_over,
-    hash_inputs,
-    load_git,
-    make_mount_points,
-    plan_snapshot,
-    require_readable,
-)
-from reprobox.run.world import Command, Options, Sink, World
+from reprobox.run.snapshot import SnapshotPlan, hand_over, hash_inputs, make_mount_points, require_readable
+from reprobox.run.world import Command, Sink, World
 
 GRACE_S = 10
 """How long a container that is asked to end may take."""
@@ -53,11 +47,11 @@ def execute(
     world: World,
     prepared: Prepared,
     command: Command,
-    options: Options,
+    gather: Callable[[], Materials],
     settings: Settings,
     gpus: Gpus,
     *,
-    of: Record | None,
+    place: bool,
     durations: dict[str, float],
 ) -> Record:
     """Run a command in a prepared image and record it.
@@ -66,10 +60,10 @@ def execute(
         world: What is needed from outside.
         prepared: The image, in the engine.
         command: What to run.
-        options: What the user wants of it.
+        gather: Gives what the run is made from.
         settings: How it is made repeatable.
         gpus: What the driver says of this machine's GPUs.
-        of: The run that it evaluates, or None.
+        place: Whether outputs are shown in the user's folder.
         durations: Seconds of the phases before.
 
     Raises:
@@ -77,10 +71,8 @@ def execute(
     """
     store, clock = world.store, world.clock
     started = clock.monotonic_s()
-    root = world.project.root
-    plan = plan_snapshot(root, inputs=(*world.project.run.inputs, *options.inputs), script=command.script, store=store)
-    if of is not None:
-        plan = _without_outputs_of(of, plan, store, root)
+    materials = gather()
+    plan, inputs = materials.plan, materials.inputs
     info = world.engine.describe()
     identity = choose_identity(info)
     if not identity.is_caller:
@@ -91,14 +83,11 @@ def execute(
         world.say(f"note: {info.name} cannot {SENTENCES[promise]} here; the record says so")
     for note in plan.notes:
         world.say(f"note: {note}")
-    inputs = hash_inputs(plan, workers=world.workers)
     run = make_run_id(clock.now())
     active = store.begin(run)
     try:
-        draft = _draft(world, prepared, command, settings, gpus, plan, inputs, run=run, of=of, info=info, active=active)
-        request = _request(
-            prepared, command, settings, plan, active, draft, cwd=world.cwd, root=root, user=identity.user
-        )
+        draft = _draft(world, prepared, command, settings, gpus, materials, run=run, info=info, active=active)
+        request = _request(prepared, command, settings, materials, active, draft, user=identity.user)
         if not identity.is_caller:
             hand_over(active / "work", user_id=identity.number)
             hand_over(active / "trail", user_id=identity.number)
@@ -106,9 +95,9 @@ def execute(
         rest = {
             "baseline": baseline,
             "inputs": [name for name, _ in plan.inputs],
-            "outputs": list(options.outputs or world.project.run.outputs),
-            "metrics": list(options.metrics or world.project.run.metrics),
-            "trained": dict(of.metrics) if of else None,
+            "outputs": list(materials.outputs),
+            "metrics": list(materials.metrics),
+            "trained": materials.compared,
             "script": command.script,
         }
         write_note(active / "draft.json", {"draft": draft.to_json(), **rest})
@@ -132,8 +121,8 @@ def execute(
         tainted=tuple(tainted),
         workers=world.workers,
     )
-    if options.place and status == "completed":
-        place_outputs(record, store, root, script=command.script, say=world.say)
+    if place and status == "completed":
+        place_outputs(record, store, world.project.root, script=command.script, say=world.say)
     return record
 
 
@@ -184,7 +173,29 @@ def finish_run(
         collected=collected,
         trained=note["trained"],
         tainted=tainted,
+        findings=_find_mistakes(store, note["draft"], active, collected) if note["draft"]["kind"] == "eval" else (),
     )
+
+
+def _find_mistakes(
+    store: RunStore, draft: Mapping[str, Any], active: Path, collected: Collected
+) -> tuple[dict[str, Any], ...]:
+    """Look at what an evaluation did, beside what the training did; nothing where either left no trail."""
+    trails = []
+    for folder in (store.run_folder(RunId(draft["of"])), active):
+        try:
+            trails.append(parse_trail((folder / "trail.jsonl").read_bytes()))
+        except OSError:
+            return ()
+    files = [*draft["code"]["files"], *draft["inputs"]]
+    found = find_mistakes(
+        *trails,
+        run=draft["of"],
+        outputs={row["path"]: row["sha256"] for row in draft["given"]},
+        code={row["path"]: row["sha256"] for row in files},
+        made={output.path: output.sha256 for output in collected.outputs},
+    )
+    return tuple(finding.to_json() for finding in found)
 
 
 def _watch(world: World, request: ContainerRequest, active: Path) -> tuple[Status, int | None, list[str]]:
@@ -236,58 +247,41 @@ def _tee(file: BinaryIO, sink: Sink) -> Sink:
     return both
 
 
-def _without_outputs_of(of: Record, plan: SnapshotPlan, store: RunStore, root: Path) -> SnapshotPlan:
-    """Leave out what lies in the folder from the evaluated run's script: its recorded outputs are put there instead."""
-    script = of.draft["command"]["script"]
-    given = {output.path for output in of.outputs}
-    copied, left_out = [], list(plan.left_out)
-    for path in plan.copied:
-        if path in given:
-            left_out.append((path, f"replaced by the output of run {of.run}"))
-            continue
-        placed = store.find_placed(path, root / path)
-        if placed is not None and placed["script"] == script:
-            left_out.append((path, f"made by run {placed['run']}, not by the one that is evaluated"))
-            continue
-        copied.append(path)
-    inputs = tuple((name, source) for name, source in plan.inputs if name not in given)
-    return replace(plan, copied=tuple(copied), left_out=tuple(sorted(left_out)), inputs=inputs)
-
-
 def _draft(
     world: World,
     prepared: Prepared,
     command: Command,
     settings: Settings,
     gpus: Gpus,
-    plan: SnapshotPlan,
-    inputs: tuple[RecordedFile, ...],
+    materials: Materials,
     *,
     run: RunId,
-    of: Record | None,
     info: EngineInfo,
     active: Path,
 ) -> Draft:
     """Fill the run's folder and note what is known before the start."""
-    store, root = world.store, world.project.root
+    store, root, plan = world.store, world.project.root, materials.plan
     work = active / "work"
     for folder in (work, active / "trail"):
         folder.mkdir()
-    code = copy_snapshot(root, plan, work, store)
+    code = materials.fill(work)
     make_mount_points(plan, work)
-    given = _give_outputs(of, work, store) if of else ()
-    (work / world.cwd.relative_to(root)).mkdir(parents=True, exist_ok=True)
+    _give_outputs(materials.given, work, store)
+    (work / materials.working_directory).mkdir(parents=True, exist_ok=True)
     guest = _copy_guest(active / "guest")
     return Draft(
         run=run,
-        kind="run" if of is None else "eval",
-        of=of.run if of else None,
+        kind=materials.kind,
+        of=materials.of,
         started_utc=_iso(world.clock.now()),
         command={
             "argv": list(command.argv),
             "script": command.script,
             "arguments": list(command.arguments),
-            "working_directory": world.cwd.relative_to(root).as_posix(),
+            "working_directory": materials.working_directory,
+            "inputs": [name for name, _ in plan.inputs],
+            "outputs": list(materials.outputs),
+            "metrics": list(materials.metrics),
         },
         environment={
             "name": prepared.entry.name,
@@ -304,10 +298,10 @@ def _draft(
             "cuda": render_cuda_labels(prepared.lock),
         },
         code=code,
-        git=load_git(root, world.client.environ),
+        git=materials.git,
         left_out=tuple({"path": path, "reason": reason} for path, reason in plan.left_out),
-        inputs=inputs,
-        given=given,
+        inputs=materials.inputs,
+        given=materials.given,
         settings=settings.to_json(),
         engine={key: value for key, value in asdict(info).items() if key not in ("cpus", "memory_bytes")}
         | {"keeps": list(info.keeps)},
@@ -324,16 +318,13 @@ def _file_in_project(file: Path, root: Path) -> str | None:
     return file.relative_to(root).as_posix() if file.is_relative_to(root) else None
 
 
-def _give_outputs(of: Record, work: Path, store: RunStore) -> tuple[RecordedFile, ...]:
-    given = []
-    for output in of.outputs:
-        target = work / output.path
+def _give_outputs(given: tuple[RecordedFile, ...], work: Path, store: RunStore) -> None:
+    for file in given:
+        target = work / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
-        shutil.copyfile(store.object_path(output.sha256), target)
-        target.chmod(0o755 if output.executable else 0o644)
-        given.append(RecordedFile(path=output.path, sha256=output.sha256, size_bytes=output.size_bytes))
-    return tuple(given)
+        shutil.copyfile(store.object_path(file.sha256), target)
+        target.chmod(0o755 if file.executable else 0o644)
 
 
 def _copy_guest(target: Path) -> str:
@@ -358,12 +349,10 @@ def _request(
     prepared: Prepared,
     command: Command,
     settings: Settings,
-    plan: SnapshotPlan,
+    materials: Materials,
     active: Path,
     draft: Draft,
     *,
-    cwd: Path,
-    root: Path,
     user: str,
 ) -> ContainerRequest:
     mounts = [
@@ -371,14 +360,14 @@ def _request(
         Mount(source=active / "guest", target=GUEST),
         Mount(source=active / "trail", target=TRAIL, writable=True),
     ]
-    for name, source in plan.inputs:
+    for name, source in materials.plan.inputs:
         mounts.append(Mount(source=source, target=name if name.startswith("/") else f"{WORK}/{name}"))
     return ContainerRequest(
         name=f"reprobox-{draft.run}",
         image=prepared.image.config_digest,
         argv=command.argv,
-        environment=tuple(sorted(render_variables(settings, _project_paths(prepared.lock, root)).items())),
-        working_directory=str(PurePosixPath(WORK, cwd.relative_to(root).as_posix())),
+        environment=tuple(sorted(render_variables(settings, _project_paths(prepared.lock, active / "work")).items())),
+        working_directory=str(PurePosixPath(WORK, materials.working_directory)),
         user=user,
         mounts=tuple(mounts),
         network=settings.network,
@@ -389,10 +378,10 @@ def _request(
     )
 
 
-def _project_paths(lock: Lock, root: Path) -> tuple[str, ...]:
+def _project_paths(lock: Lock, work: Path) -> tuple[str, ...]:
     """Folders of the project's own code (`-e .`), in the container: each, and its `src` where it has one."""
     folders = [place for folder in lock.requested.project for place in (folder, f"{folder}/src")]
-    return tuple(str(PurePosixPath(WORK, folder)) for folder in folders if (root / folder).is_dir())
+    return tuple(str(PurePosixPath(WORK, folder)) for folder in folders if (work / folder).is_dir())
 
 
 def _changed_inputs(plan: SnapshotPlan, before: tuple[RecordedFile, ...], world: World) -> list[str]:

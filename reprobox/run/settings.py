@@ -53,6 +53,7 @@ class Settings:
         pids: Limit of processes.
         gpus: Devices handed over.
         environment: Variables that the user lets in, sorted.
+        trail: Whether stages are noted.
     """
 
     determinism: Determinism
@@ -63,6 +64,7 @@ class Settings:
     pids: int
     gpus: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
+    trail: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Render them for a record."""
@@ -76,6 +78,7 @@ class Settings:
             "pids": self.pids,
             "gpus": list(self.gpus),
             "environment": dict(self.environment),
+            "trail": self.trail,
         }
 
 
@@ -117,6 +120,7 @@ def render_variables(settings: Settings, paths: Sequence[str] = ()) -> dict[str,
         "REPROBOX_DETERMINISM": settings.determinism,
         "REPROBOX_SEED": str(settings.seed),
         "REPROBOX_TRAIL": f"{TRAIL}/trail.jsonl",
+        **({"REPROBOX_WORK": WORK} if settings.trail else {}),
     }
 
 

@@ -180,6 +180,24 @@ def copy_snapshot(root: Path, plan: SnapshotPlan, work: Path, store: RunStore) -
     return tuple(sorted(recorded, key=lambda file: file.path))
 
 
+def restore_snapshot(files: Iterable[RecordedFile], work: Path, store: RunStore) -> tuple[RecordedFile, ...]:
+    """Copy what a record calls its code into an empty folder, from the store's objects.
+
+    Returns:
+        The files and links, as given.
+    """
+    restored = tuple(files)
+    for file in restored:
+        target = work / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if file.link is not None:
+            target.symlink_to(file.link)
+            continue
+        shutil.copyfile(store.object_path(file.sha256), target)
+        target.chmod(0o755 if file.executable else 0o644)
+    return restored
+
+
 def make_mount_points(plan: SnapshotPlan, work: Path) -> None:
     """Make the places of inputs that lie inside the working folder."""
     for name, source in plan.inputs:

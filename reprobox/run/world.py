@@ -104,6 +104,7 @@ class Options:
         network: Whether the container has any.
         memory_bytes: Limit.
         place: Whether outputs are shown in the user's folder.
+        trail: Whether stages are noted.
     """
 
     inputs: tuple[str, ...] = ()
@@ -117,6 +118,7 @@ class Options:
     network: bool = False
     memory_bytes: int | None = None
     place: bool = True
+    trail: bool = True
 
 
 def plan_command(words: tuple[str, ...], *, project: Project, cwd: Path) -> Command:

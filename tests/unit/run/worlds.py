@@ -19,6 +19,7 @@ from reprobox.image.plan import LayerKey, LayerPlan
 from reprobox.records.record import Record
 from reprobox.run.execute import execute
 from reprobox.run.hardware import Gpus
+from reprobox.run.materials import gather_from_folder
 from reprobox.run.prepare import Prepared
 from reprobox.run.settings import Settings
 from reprobox.run.world import Clock, Options, World, plan_command
@@ -83,14 +84,16 @@ def run_in(world: World, *words: str, of: Record | None = None, **options: Any) 
     settings = Settings(
         determinism="strict", seed=0, threads=2, network=False, memory_bytes=None, pids=10, gpus=(), environment=()
     )
+    command = plan_command(words, project=world.project, cwd=world.cwd)
+    asked = Options(**options)
     return execute(
         world,
         make_prepared(world.engine),
-        plan_command(words, project=world.project, cwd=world.cwd),
-        Options(**options),
+        command,
+        lambda: gather_from_folder(world, command, asked, of=of),
         settings,
         Gpus(),
-        of=of,
+        place=asked.place,
         durations={},
     )
 

@@ -1,0 +1,166 @@
+"""Make a recorded run again from its record alone, and hold what comes out against what was recorded."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from reprobox.diff.compare import Difference, compare_hardware
+from reprobox.diff.judge import Judgement, Tolerance, judge_reruns, require_known
+from reprobox.diff.trail import Divergence, find_divergence, parse_trail
+from reprobox.errors import ArtefactAltered, CommandFailed, Interrupted, RecordError
+from reprobox.records.record import Record, RunId
+from reprobox.records.store import check_run
+from reprobox.run.driver import load_image_of, load_lock_of, require_gpu_fit, settle_recorded
+from reprobox.run.execute import execute
+from reprobox.run.materials import gather_from_record
+from reprobox.run.world import Command, World
+
+Rerun = Callable[[], Record]
+"""Makes the run again, once; whoever has a scheduler may send it there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What came of making a run again.
+
+    Attributes:
+        recorded: The run.
+        reruns: The runs made again, each with a record of its own.
+        judgement: How they came out.
+        hardware: How the machine that ran them differs from the recorded one, of the first of them.
+        divergence: The first stage at which the first differing one parted from the record; None where none did, or
+            where the trails do not tell.
+        notes: What else a person should know.
+    """
+
+    recorded: Record
+    reruns: tuple[Record, ...]
+    judgement: Judgement
+    hardware: tuple[Difference, ...]
+    divergence: Divergence | None
+    notes: tuple[str, ...]
+
+
+def verify_run(
+    world: World,
+    run: RunId,
+    *,
+    times: int,
+    tolerances: Sequence[Tolerance],
+    references: Sequence[Record] = (),
+    executor: Rerun | None = None,
+) -> Verification:
+    """Make a run again and judge what comes out.
+
+    Args:
+        world: What is needed from outside.
+        run: The run.
+        times: How often, at least once.
+        tolerances: Of its metrics.
+        references: Runs whose spread says how far a metric may be off; see `judge_reruns`.
+        executor: Makes the run again; None does it here.
+
+    Raises:
+        RecordError: There is nothing that can be made again, or not from this record.
+        ArtefactAltered: Something of the record is not as it was written; nothing was started.
+        CommandFailed: The command, which had ended well, failed this time.
+        Interrupted: The user stopped it.
+    """
+    store = world.store
+    recorded = store.load_record(run)
+    if recorded.status != "completed":
+        raise RecordError(
+            f"run {run} is {recorded.status}, so there is no result to come to again",
+            hint="name another: reprobox runs",
+        )
+    problems = check_run(store, run)
+    if problems:
+        path, problem = problems[0]
+        raise ArtefactAltered(f"run {run}: {path}: {problem}", hint=f"see reprobox check {run}")
+    require_known(tolerances, recorded.metrics)
+    staging = Path(tempfile.mkdtemp(prefix=".verify-", dir=store.state))
+    try:
+        rerun = executor or _plan_rerun(world, recorded, staging)
+        reruns = []
+        for number in range(times):
+            record = rerun()
+            if record.status == "interrupted":
+                raise Interrupted(f"interrupted; {number} of {times} runs had been made")
+            if record.status == "failed":
+                raise CommandFailed(
+                    f"the command of run {run} ended well when it was recorded and failed now with exit code "
+                    f"{record.exit_code}",
+                    hint=f"reprobox show {record.run}; what it printed is in {store.run_folder(record.run)}/stderr",
+                )
+            reruns.append(record)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    judgement = judge_reruns(recorded, reruns, tolerances, references)
+    return Verification(
+        recorded=recorded,
+        reruns=tuple(reruns),
+        judgement=judgement,
+        hardware=compare_hardware(recorded.draft["hardware"], reruns[0].draft["hardware"]),
+        divergence=_find_divergence(world, recorded, reruns, judgement),
+        notes=tuple(_notes(recorded, reruns)),
+    )
+
+
+def _plan_rerun(world: World, recorded: Record, staging: Path) -> Rerun:
+    """Prepare all that does not change from one time to the next: image, settings, and a look at every input."""
+    began = world.clock.monotonic_s()
+    gather_from_record(world, recorded, staging / "probe")
+    lock = load_lock_of(world.store, recorded)
+    settings, gpus = settle_recorded(world, recorded.draft["settings"])
+    require_gpu_fit(world, lock, "auto", settings.gpus, gpus)
+    prepared = load_image_of(world, recorded, lock)
+    built = world.clock.monotonic_s()
+    command = recorded.draft["command"]
+    quiet = replace(world, stdout=lambda chunk: None, stderr=lambda chunk: None)
+    count = 0
+
+    def rerun() -> Record:
+        nonlocal count
+        count += 1
+        folder = staging / str(count)
+        return execute(
+            quiet,
+            prepared,
+            Command(argv=tuple(command["argv"]), script=command["script"], arguments=tuple(command["arguments"])),
+            lambda: gather_from_record(world, recorded, folder),
+            settings,
+            gpus,
+            place=False,
+            durations={"image": built - began} if count == 1 else {},
+        )
+
+    return rerun
+
+
+def _find_divergence(
+    world: World, recorded: Record, reruns: Sequence[Record], judgement: Judgement
+) -> Divergence | None:
+    for judged, rerun in zip(judgement.reruns, reruns, strict=True):
+        if judged.verdict != "identical":
+            return find_divergence(
+                *(
+                    parse_trail((world.store.run_folder(record.run) / "trail.jsonl").read_bytes())
+                    for record in (recorded, rerun)
+                )
+            )
+    return None
+
+
+def _notes(recorded: Record, reruns: Sequence[Record]) -> list[str]:
+    notes = [f"run {recorded.run} itself is tainted: {reason}" for reason in recorded.tainted]
+    notes += [f"run {rerun.run} is tainted: {reason}" for rerun in reruns for reason in rerun.tainted]
+    ours, theirs = reruns[0].draft, recorded.draft
+    if ours["reprobox"]["guest"] != theirs["reprobox"]["guest"]:
+        notes.append("this version of reprobox brings another guest shim than the recorded run had")
+    if ours["engine"]["name"] != theirs["engine"]["name"]:
+        notes.append(f"made again on {ours['engine']['name']}; recorded on {theirs['engine']['name']}")
+    return notes
