@@ -173,7 +173,7 @@ def finish_run(
         collected=collected,
         trained=note["trained"],
         tainted=tainted,
-        findings=_find_mistakes(store, note["draft"], active, collected) if note["draft"]["kind"] == "eval" else (),
+        findings=_find_mistakes(store, note["draft"], active, collected) if status == "completed" else (),
     )
 
 
@@ -181,6 +181,8 @@ def _find_mistakes(
     store: RunStore, draft: Mapping[str, Any], active: Path, collected: Collected
 ) -> tuple[dict[str, Any], ...]:
     """Look at what an evaluation did, beside what the training did; nothing where either left no trail."""
+    if draft["kind"] != "eval":
+        return ()
     trails = []
     for folder in (store.run_folder(RunId(draft["of"])), active):
         try:
