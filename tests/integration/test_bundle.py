@@ -55,8 +55,8 @@ def offline(folder: Path) -> list[str]:
     return []
 
 
-def test_a_bundle_is_checked_and_evaluated_without_a_network(made: Tool, tmp_path: Path) -> None:
-    """In an empty folder, with an empty cache and no network: check 0, and an evaluation with equal metrics."""
+def elsewhere(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """A command in an empty folder, with an empty cache and home, and no network."""
     (tmp_path / "there").mkdir()
     there = Tool(tmp_path / "there", {"REPROBOX_CACHE": str(tmp_path / "cache"), "HOME": str(tmp_path)})
     environment = there.environment()
@@ -69,6 +69,25 @@ def test_a_bundle_is_checked_and_evaluated_without_a_network(made: Tool, tmp_pat
         assert done.returncode == 0, done.stderr
         return done
 
+    return tool
+
+
+def test_a_bundle_is_verified_without_a_network(made: Tool, tmp_path: Path) -> None:
+    """Nothing but the bundle: training and evaluation are made again from it, and come out identical."""
+    tool = elsewhere(tmp_path)
+    evaluation, training = (json.loads(made("runs", "--json").out)[index]["run"] for index in (1, 0))
+    tool("import", str(made.folder / "eval.tar"))
+    assert list((tmp_path / "there").iterdir()) == [tmp_path / "there/.reprobox"]
+    for run in (training, evaluation):
+        tool("check", run)
+        verified = json.loads(tool("verify", run, "--json").stdout)
+        assert verified["verdict"] == "identical"
+        assert {row["grade"] for row in verified["outputs"]} == {"identical"}
+
+
+def test_a_bundle_is_checked_and_evaluated_without_a_network(made: Tool, tmp_path: Path) -> None:
+    """In an empty folder, with an empty cache and no network: check 0, and an evaluation with equal metrics."""
+    tool = elsewhere(tmp_path)
     document = json.loads(tool("import", str(made.folder / "run.tar"), "--files", "--json").stdout)
     assert set(document["written"]) >= {"train.py", "evaluate.py", "data/numbers.csv", "environment.yml"}
     assert document["manifest_digest"]
