@@ -266,18 +266,30 @@ def _find_leaks(trained: Sequence[Event], evaluated: Sequence[Event]) -> Iterato
         for name, data in (event.get("data") or {}).items():
             if name not in ("X", "x") or not isinstance(data, dict) or "sample" not in data:
                 continue
-            for fitted in fits:
-                common, looked_at = count_common(fitted["sample"], data["sample"])
-                if common >= _LEAK_ROWS:
-                    share = common / looked_at
-                    yield Finding(
-                        factor="leak:rows",
-                        severity="error",
-                        sentence=f"evaluates rows that were trained on: about {share:.0%} of them "
-                        f"({common} of the {looked_at} that were compared)",
-                        where=event.get("where"),
-                    )
-                    break
+            yield from _compare_rows(event, data, fits)
+
+
+def _compare_rows(event: Event, data: Mapping[str, Any], fits: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    if data.get("rows") is not None and any(data["rows"] == fitted.get("rows") for fitted in fits):
+        # All of them and no other: most likely on purpose, beside the test rows.
+        yield Finding(
+            factor="leak:rows",
+            severity="note",
+            sentence="evaluates the very rows that were trained on",
+            where=event.get("where"),
+        )
+        return
+    for fitted in fits:
+        common, looked_at = count_common(fitted["sample"], data["sample"])
+        if common >= _LEAK_ROWS:
+            yield Finding(
+                factor="leak:rows",
+                severity="error",
+                sentence=f"evaluates rows that were trained on: about {common / looked_at:.0%} of them "
+                f"({common} of the {looked_at} that were compared)",
+                where=event.get("where"),
+            )
+            return
 
 
 def count_common(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[int, int]:

@@ -184,6 +184,7 @@ def _find_input(
         return place
     store = world.store
     if all(store.object_path(file.sha256).is_file() for file in expected.values()) and expected:
+        world.say(f"note: {problem}; what it read is in the store, and is taken from there")
         return _stage(name, expected, store, staging, run=run)
     raise RecordError(
         f"input {problem}, so run {run} cannot be made again",

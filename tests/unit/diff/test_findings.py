@@ -120,6 +120,14 @@ def test_rows_that_were_trained_on_are_counted() -> None:
     assert "100%" in found.sentence
 
 
+def test_the_training_rows_themselves_are_only_mentioned() -> None:
+    """Whoever reports the training's accuracy too does nothing wrong; a test set that overlaps is another matter."""
+    fit = {**TRAINED[2], "data": {"x": {"sample": SAMPLE, "rows": "r"}}}
+    same = {**EVALUATED[3], "data": {"x": {"digest": "q", "sample": SAMPLE, "rows": "r"}}}
+    (found,) = _find([*EVALUATED[:3], same], [*TRAINED[:2], fit, *TRAINED[3:]])
+    assert (found.factor, found.severity) == ("leak:rows", "note")
+
+
 def test_an_evaluation_that_reads_nothing_of_the_training_is_mentioned() -> None:
     (found,) = _find([{"event": "score", "of": "accuracy_score", "value": 1.0}])
     assert (found.factor, found.severity) == ("artefact:model.keras", "note")
