@@ -254,11 +254,11 @@ def _conclude(session: Session, record: Record, *, as_json: bool, gate: bool) ->
 def check(context: typer.Context, run: RunArgument = "latest", as_json: JsonOption = False) -> None:
     """Hash everything that a run recorded again; execute nothing."""
     from reprobox.errors import ArtefactAltered
-    from reprobox.records.store import check_run
+    from reprobox.records.check import check_run
 
     session: Session = context.obj
     run_id = session.store.find_run(run)
-    problems = check_run(session.store, run_id)
+    problems = check_run(session.store, run_id, workers=session.workers)
     changed = _changed_inputs(session, run_id)
     if as_json:
         print_document(
@@ -284,7 +284,7 @@ def check(context: typer.Context, run: RunArgument = "latest", as_json: JsonOpti
 
 def _changed_inputs(session: Session, run_id: Any) -> list[str]:
     """Inputs that are not, here and now, what the run read. They are not kept, so this is no fault of the record."""
-    from reprobox.records.store import find_problem
+    from reprobox.records.check import find_problem
 
     root = session.project.root
     rows = session.store.load_record(run_id).draft["inputs"]

@@ -18,6 +18,9 @@ RunId = NewType("RunId", str)
 """UTC time and random hex digits: `20261124T031512-7f3a9c`."""
 
 SCHEMA = "reprobox-record/1"
+STREAMS = ("stdout", "stderr", "trail.jsonl")
+"""Files of a run's folder that hold what the command printed and what the shim noted."""
+
 Status = Literal["completed", "failed", "interrupted"]
 Kind = Literal["run", "eval", "verify"]
 

@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from reprobox.errors import ArtefactAltered, RecordError, RecordNotFound
+from reprobox.records.check import find_problem
 from reprobox.records.digests import digest_bytes, digest_file
 from reprobox.records.processes import boot_id, find_process
-from reprobox.records.record import Output, Record, RunId, parse_record, parse_sums, render_record, render_sums
-
-STREAMS = ("stdout", "stderr", "trail.jsonl")
+from reprobox.records.record import STREAMS, Output, Record, RunId, parse_record, render_record, render_sums
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,58 +317,6 @@ class RunStore:
         ).sha256 != value["sha256"]:
             return None
         return dict(value)
-
-
-def find_problem(path: Path, sha256: str) -> str | None:
-    """Say what is wrong with a file that should hash to something, or None."""
-    try:
-        found = digest_file(path).sha256
-    except RecordError as error:
-        return "missing" if not path.exists() else f"cannot be read: {error.message}"
-    return None if found == sha256 else f"altered (recorded sha256:{sha256}, found sha256:{found})"
-
-
-def check_run(store: RunStore, run: RunId) -> list[tuple[str, str]]:
-    """Hash everything that a run's folder and record hold; execute nothing.
-
-    Returns:
-        Pairs of path and problem, by path; empty for an unaltered run.
-
-    Raises:
-        RecordError: The record itself is unreadable or altered.
-    """
-    record = store.load_record(run)
-    folder = store.run_folder(run)
-    problems: dict[str, str] = {}
-    expected = {name: str(record.streams[name]["sha256"]) for name in STREAMS}
-    expected |= {f"outputs/{output.path}": output.sha256 for output in record.outputs}
-    expected |= {f"code/{row['path']}": row["sha256"] for row in record.draft["code"]["files"] if "link" not in row}
-    for name, sha256 in expected.items():
-        problem = find_problem(folder / name, sha256)
-        if problem:
-            problems[name] = problem
-    try:
-        sums = parse_sums(
-            (folder / "SHA256SUMS").read_text(encoding="utf-8", errors="surrogateescape"), source="SHA256SUMS"
-        )
-    except OSError as error:
-        problems["SHA256SUMS"] = f"cannot be read: {error.strerror}"
-    except RecordError as error:
-        problems["SHA256SUMS"] = error.message
-    else:
-        own = digest_bytes((folder / "record.json").read_bytes())
-        if sums != {**expected, "record.json": own}:
-            problems.setdefault("SHA256SUMS", "does not say what the record says")
-    for output in record.outputs:
-        problem = find_problem(store.object_path(output.sha256), output.sha256)
-        if problem:
-            problems.setdefault(f"outputs/{output.path}", f"its object in the store is {problem}")
-    known = {*expected, "record.json", "SHA256SUMS"}
-    for entry in folder.rglob("*"):
-        name = entry.relative_to(folder).as_posix()
-        if name not in known and not entry.is_dir():
-            problems[name] = "is not in the record"
-    return sorted(problems.items())
 
 
 def _flush(files: Iterable[Path] | Iterator[Path]) -> None:

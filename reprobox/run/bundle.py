@@ -23,9 +23,10 @@ from reprobox.image.cache import Cache
 from reprobox.image.layers import DiffId, LayerWriter
 from reprobox.image.oci import LABEL_LOCK, Image, describe_image, render_layout
 from reprobox.image.tar_stream import stream_members
+from reprobox.records.check import check_run
 from reprobox.records.digests import digest_bytes, digest_file, is_digest, is_plain_path
 from reprobox.records.record import Record, RunId, parse_sums, render_sums
-from reprobox.records.store import RunStore, check_run
+from reprobox.records.store import RunStore
 from reprobox.run.snapshot import SKIPPED_NAMES
 
 SCHEMA = "reprobox-bundle/1"

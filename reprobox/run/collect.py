@@ -20,8 +20,8 @@ from reprobox.records.metrics import (
     parse_metrics,
 )
 from reprobox.records.models import detect_format, digest_content
-from reprobox.records.record import Output, Record, Status
-from reprobox.records.store import STREAMS, RunStore
+from reprobox.records.record import STREAMS, Output, Record, Status
+from reprobox.records.store import RunStore
 
 Baseline = dict[str, list[int]]
 """Path → what tells whether a file was written since: inode, size, times of modification and of change in ns."""

@@ -12,8 +12,8 @@ from reprobox.diff.compare import Difference, compare_hardware
 from reprobox.diff.judge import Judgement, Tolerance, judge_reruns, require_known
 from reprobox.diff.trail import Divergence, find_divergence, parse_trail
 from reprobox.errors import ArtefactAltered, CommandFailed, Interrupted, RecordError
+from reprobox.records.check import check_run
 from reprobox.records.record import Record, RunId
-from reprobox.records.store import check_run
 from reprobox.run.driver import load_image_of, load_lock_of, require_gpu_fit, settle_recorded
 from reprobox.run.execute import execute
 from reprobox.run.materials import gather_from_record
@@ -77,7 +77,7 @@ def verify_run(
             f"run {run} is {recorded.status}, so there is no result to come to again",
             hint="name another: reprobox runs",
         )
-    problems = check_run(store, run)
+    problems = check_run(store, run, workers=world.workers)
     if problems:
         path, problem = problems[0]
         raise ArtefactAltered(f"run {run}: {path}: {problem}", hint=f"see reprobox check {run}")
@@ -131,7 +131,8 @@ def _plan_rerun(world: World, recorded: Record, staging: Path) -> Rerun:
             quiet,
             prepared,
             Command(argv=tuple(command["argv"]), script=command["script"], arguments=tuple(command["arguments"])),
-            lambda: gather_from_record(world, recorded, folder),
+            # What there is to say of inputs was said before the first time.
+            lambda: gather_from_record(replace(world, say=lambda text: None), recorded, folder),
             settings,
             gpus,
             place=False,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from reprobox.engines.base import ContainerRequest, Sink
 from reprobox.errors import RecordError
-from reprobox.records.store import RunStore, check_run
+from reprobox.records.check import check_run
+from reprobox.records.store import RunStore
 from tests.unit.run.worlds import make_world, run_in, work_of
 
 FLIPS = int(os.environ.get("REPROBOX_TEST_FLIPS", "1500"))

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from reprobox.diff.compare import compare_records
+from reprobox.records.check import check_run
 from reprobox.records.record import RunId
-from reprobox.records.store import RunStore, check_run
+from reprobox.records.store import RunStore
 from reprobox.report.documents import render_run
 from reprobox.report.text import Style, render_details
 

@@ -13,7 +13,7 @@ from reprobox.engines.base import ContainerRequest, Sink
 from reprobox.engines.fake import FakeContainer, FakeEngine
 from reprobox.env.project import RunDefaults
 from reprobox.errors import EngineRefused, UsageError
-from reprobox.records.store import check_run
+from reprobox.records.check import check_run
 from reprobox.run.recover import recover_runs
 from tests.unit.run.worlds import make_clock, make_world, run_in, work_of
 
