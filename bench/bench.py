@@ -26,7 +26,7 @@ from figures import Figure
 from machine import load_machine
 from measures import MEASURES, Bench
 from ours import Ours
-from page import render_page, render_results, render_rows
+from page import merge_results, render_page, render_results, render_rows
 from peer import Peer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -36,7 +36,7 @@ RESULTS = REPOSITORY / "bench" / "results.json"
 
 _WITHOUT_PEER = {
     "help", "run-empty", "train", "conda-lock", "conda-layers", "tf-cuda-lock", "conda-changed", "layer-write", "start",
-    "large",
+    "large", "cost", "digest", "check", "large-digest",
 }  # fmt: skip
 
 
@@ -45,7 +45,11 @@ def parse_arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/bench.py", description="Measure reprobox beside docker build and run.")
     parser.add_argument("--only", metavar="NAME[,NAME]", help="measure only these figures, and print them")
     parser.add_argument("--quick", action="store_true", help="measure everything once, and print it")
-    parser.add_argument("--write", action="store_true", help="write the page even with --only or --quick")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="write the page even with --only, which keeps the other figures, or --quick",
+    )
     parser.add_argument("--list", action="store_true", help="print the names of the figures")
     parser.add_argument("--keep", action="store_true", help="keep images and folder; the next run reuses them")
     parser.add_argument("--date", metavar="DATE", help="the date to write (default: today, in UTC)")
@@ -165,10 +169,12 @@ def main() -> int:
             print(f"  {figure.name}: {name}: {', '.join(f'{value:.4g}' for value in values)}")
     date = arguments.date or datetime.now(UTC).date().isoformat()
     if arguments.write or not (arguments.only or arguments.quick):
-        missing = [name for name in MEASURES if name not in arguments.names]
+        dates = {figure.name: date for figure in figures}
+        if arguments.only and RESULTS.exists():
+            figures, dates, machine = merge_results(RESULTS.read_text(encoding="utf-8"), figures, dates, machine)
         # The numbers first: they took minutes, and the page can be rendered again.
-        RESULTS.write_text(render_results(figures, machine=machine, date=date), encoding="utf-8")
-        page = render_page(figures, machine=machine, date=date, wheel=arguments.wheel, missing=missing)
+        RESULTS.write_text(render_results(figures, machine=machine, dates=dates), encoding="utf-8")
+        page = render_page(figures, machine=machine, dates=dates, wheel=arguments.wheel)
         PAGE.write_text(page, encoding="utf-8")
         say(f"wrote {PAGE.relative_to(REPOSITORY)} and {RESULTS.relative_to(REPOSITORY)}")
     else:

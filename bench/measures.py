@@ -15,6 +15,7 @@ from figures import Figure
 from image import ImageSide, large_figure, serve_registry, start_figure, write_figure
 from ours import NAME, Ours, parse_document
 from peer import CHANGED_IMAGE, IMAGE, PYTHON, Peer, render_requirements
+from proof import check_figure, cost_figures, digest_figure, large_digest_figure
 
 _SETTLE_S = 5
 _IMPORT = "import time; t = time.perf_counter(); import tensorflow; print(time.perf_counter() - t)"
@@ -389,6 +390,29 @@ def measure_large(bench: Bench) -> Figure:
     return large_figure(bench.image_side())
 
 
+def measure_cost(bench: Bench) -> list[Figure]:
+    """What determinism and the trail cost."""
+    bench.our_image()
+    bench.settle()
+    return cost_figures(bench.ours, bench.times(7), bench.tell)
+
+
+def measure_digest(bench: Bench) -> Figure:
+    """Digest files; beside hashlib."""
+    return digest_figure(bench.ours.folder, bench.times(5), bench.tell)
+
+
+def measure_check(bench: Bench) -> Figure:
+    """Check a run with large outputs."""
+    bench.our_image()
+    return check_figure(bench.ours, bench.times(3), bench.tell)
+
+
+def measure_large_digest(bench: Bench) -> Figure:
+    """Digest a model of 10 GB; its peak memory."""
+    return large_digest_figure(bench.ours)
+
+
 MEASURES: dict[str, Callable[[Bench], Figure | list[Figure]]] = {
     "cold-build": measure_cold_build,
     "cold-layout": measure_cold_layout,
@@ -407,5 +431,9 @@ MEASURES: dict[str, Callable[[Bench], Figure | list[Figure]]] = {
     "layer-write": measure_layer_write,
     "start": measure_start,
     "large": measure_large,
+    "cost": measure_cost,
+    "digest": measure_digest,
+    "check": measure_check,
+    "large-digest": measure_large_digest,
 }
 """Name → how to measure it, in the order in which they are measured and shown."""

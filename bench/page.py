@@ -113,35 +113,36 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def render_page(
-    figures: Sequence[Figure], *, machine: Mapping[str, str], date: str, wheel: str, missing: Sequence[str]
-) -> str:
+def render_page(figures: Sequence[Figure], *, machine: Mapping[str, str], dates: Mapping[str, str], wheel: str) -> str:
     """Render docs/benchmarks.md.
 
     Args:
         figures: What was measured, in order.
         machine: Property → value.
-        date: When.
+        dates: Name of each figure → when it was measured.
         wheel: The small wheel that was changed.
-        missing: Names of figures that were left out of this run.
     """
     also = [
         (figure.what, name.rpartition("_")[0], render_numbers(values, name.rpartition("_")[2]))
         for figure in figures
         for name, values in figure.also.items()
     ]
-    repetitions = [(figure.what, str(len(figure.ours)), str(len(figure.theirs) or "–")) for figure in figures]
+    repetitions = [
+        (figure.what, str(len(figure.ours)), str(len(figure.theirs) or "–"), dates[figure.name]) for figure in figures
+    ]
     by_hand = "\n\n".join(
-        f"{figure.what}:\n\n```sh\n{_BY_HAND.get(figure.name, '').replace('{wheel}', wheel)}\n```" for figure in figures
+        f"{figure.what}:\n\n```sh\n{_BY_HAND[figure.name].replace('{wheel}', wheel)}\n```"
+        for figure in figures
+        if figure.name in _BY_HAND
     )
-    left_out = f"\nNot measured in this run: {', '.join(missing)}.\n" if missing else ""
     dockerfile = "\n".join(line for line in DOCKERFILE.format(arguments="").splitlines() if line)
     return f"""\
 # Benchmarks
 
-Written by `make bench` ({date}); the raw numbers are in [bench/results.json](../bench/results.json). Both sides were
-measured in turn, in one run, on one machine. A cell holds the median and, in parentheses, the least and the greatest.
-{left_out}
+Written by `make bench`; the raw numbers are in [bench/results.json](../bench/results.json). Both sides of a line were
+measured in turn, in one run, on one machine; the last table says when. A cell holds the median and, in parentheses, the
+least and the greatest.
+
 {_table(("what", "reprobox", "beside it", "ratio", "aim", "met?"), render_rows(figures))}
 
 A ratio is ours divided by theirs, of the medians; a number with a sign is ours minus theirs.
@@ -158,7 +159,7 @@ Processor time of the whole machine holds the engine's work, and that of everyth
 
 ## Repetitions
 
-{_table(("what", "reprobox", "beside it"), repetitions)}
+{_table(("what", "reprobox", "beside it", "measured"), repetitions)}
 
 ## What bounds a cold build
 
@@ -205,13 +206,39 @@ DOCKERFILE
 """
 
 
-def render_results(figures: Sequence[Figure], *, machine: Mapping[str, str], date: str) -> str:
+def merge_results(
+    text: str, figures: Sequence[Figure], dates: Mapping[str, str], machine: Mapping[str, str]
+) -> tuple[list[Figure], dict[str, str], dict[str, str]]:
+    """Put new figures among those that were measured before.
+
+    Args:
+        text: What `render_results` rendered then.
+        figures: The new ones.
+        dates: When they were measured.
+        machine: What they were measured on; what an earlier measurement alone knew is kept.
+
+    Returns:
+        All figures, the new ones in the place of their namesakes or behind; their dates; and the machine.
+    """
+    document = json.loads(text)
+    merged: dict[str, Figure] = {}
+    when: dict[str, str] = {}
+    for name, row in document["figures"].items():
+        also = {key: tuple(values) for key, values in row["also"].items()}
+        fields = {key: row[key] for key in ("what", "beside", "unit", "rule", "aim")}
+        merged[name] = Figure(name=name, ours=tuple(row["ours"]), theirs=tuple(row["theirs"]), also=also, **fields)
+        when[name] = row.get("date") or document["date"]
+    merged |= {figure.name: figure for figure in figures}
+    return list(merged.values()), {**when, **dates}, {**document["machine"], **machine}
+
+
+def render_results(figures: Sequence[Figure], *, machine: Mapping[str, str], dates: Mapping[str, str]) -> str:
     """Render every single number as JSON."""
     document = {
-        "date": date,
         "machine": dict(machine),
         "figures": {
             figure.name: {
+                "date": dates[figure.name],
                 "what": figure.what,
                 "beside": figure.beside,
                 "unit": figure.unit,
