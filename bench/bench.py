@@ -48,7 +48,7 @@ def parse_arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--write",
         action="store_true",
-        help="write the page even with --only, which keeps the other figures, or --quick",
+        help="write the page even with --only (other figures stay) or --quick",
     )
     parser.add_argument("--list", action="store_true", help="print the names of the figures")
     parser.add_argument("--keep", action="store_true", help="keep images and folder; the next run reuses them")
