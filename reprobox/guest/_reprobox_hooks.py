@@ -8,6 +8,7 @@ outermost of nested calls is noted, and in one thread at a time: what a library 
 import _frozen_importlib as _bootstrap
 import os
 import sys
+from _thread import allocate_lock
 
 REPEATS = {"save": 256}
 """How often one call of a kind from one line is noted; a loop of a million predictions is not a million notes."""
@@ -42,7 +43,9 @@ class Hooks:
     def __init__(self, trail, work):
         self._trail = trail
         self._work = work.rstrip("/") + "/"
+        self._folder = os.getcwd()  # What code that was started by a relative path is relative to.
         self._depth = {True: 0, False: 0}
+        self._lock = allocate_lock()
         self._seen = {}
         self._opened = set()
         self.is_on = True
@@ -92,7 +95,7 @@ class Hooks:
         while frame is not None:
             name = frame.f_code.co_filename
             if not name.startswith("<"):
-                path = os.path.abspath(name)
+                path = os.path.normpath(os.path.join(self._folder, name))
                 if path.startswith(self._work):
                     return "%s:%d" % (path[len(self._work) :], frame.f_lineno)
             frame = frame.f_back
@@ -126,7 +129,11 @@ class Hooks:
         original = vars(holder).get(name)
         if not callable(original) or hasattr(original, "_reprobox"):
             return
-        setattr(holder, name, self.wrap(original, event, before, after, of))
+        hooked = self.wrap(original, event, before, after, of)
+        setattr(holder, name, hooked)
+        if not isinstance(holder, type) and getattr(sys.modules.get(hooked.__module__), name, None) is not hooked:
+            # Whoever sends it to a worker sends its address; this is where it is found.
+            hooked.__module__ = holder.__name__
 
     def wrap(self, original, event, before, after, of=None):
         """Make the hooked form of a function; see `replace`."""
@@ -137,11 +144,13 @@ class Hooks:
         kind = event in _FILES
 
         def enter():
-            depth[kind] += 1
-            return depth[kind] == 1 and self.is_on
+            with self._lock:
+                depth[kind] += 1
+                return depth[kind] == 1 and self.is_on
 
         def leave():
-            depth[kind] -= 1
+            with self._lock:
+                depth[kind] -= 1
 
         wrapper = _make_wrapper(original, enter, leave, functools.partial(self._try, before), note, after)
         functools.update_wrapper(wrapper, original)

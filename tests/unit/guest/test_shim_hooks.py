@@ -223,6 +223,54 @@ def test_labels_under_other_numbers_have_one_pattern():
     assert done.stdout.split("\n")[:2] == ["1 True {'0': 2, '1': 1, '2': 2}", "False False"], done.stderr
 
 
+def test_threads_that_call_at_once_leave_the_hooks_on(tmp_path):
+    """Calls inside a call are not noted, in whatever thread they are; the next one is."""
+    code = """
+        import warnings
+        warnings.simplefilter("ignore")
+        from concurrent.futures import ThreadPoolExecutor
+        from sklearn.base import BaseEstimator
+        from sklearn.scale import Scaler
+        import sys
+        sys.setswitchinterval(1e-6)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda n: Scaler().fit([n, 1]), range(3000)))
+        Scaler().fit_transform([1])
+        """
+    done, found = run(tmp_path, code)
+    assert done.returncode == 0, done.stderr
+    assert found[-1]["where"] == "prog.py:10"
+
+
+def test_a_hooked_function_is_sent_by_its_name(tmp_path):
+    code = """
+        import pickle
+        assert pickle.loads(pickle.dumps(pickle.load)) is pickle.load
+        assert pickle.loads(pickle.dumps(pickle.dump)) is pickle.dump
+        print(pickle.load.__name__)
+        """
+    done, _ = run(tmp_path, code, packages={})
+    assert (done.stdout, done.stderr) == ("load\n", "")
+
+
+def test_a_line_is_named_wherever_the_program_went(tmp_path):
+    """A program that changes its folder is still the file that it was."""
+    code = """
+        import os, warnings
+        warnings.simplefilter("ignore")
+        from sklearn.scale import Scaler
+        os.mkdir("sub")
+        os.chdir("sub")
+        Scaler().fit([1])
+        open("made.txt", "w").close()
+        """
+    _, found = run(tmp_path, code)
+    assert [(event["of"], event["where"]) for event in found] == [
+        ("Scaler", "prog.py:6"),
+        ("sub/made.txt", "prog.py:7"),
+    ]
+
+
 @needs_numpy
 def test_numpy_and_pickle_are_noted(tmp_path):
     code = """
