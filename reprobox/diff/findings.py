@@ -71,6 +71,7 @@ def find_mistakes(
         *_find_artefacts(evaluated, run, outputs, code, made),
         *_find_states(trained, evaluated, run),
         *_find_weights(trained, evaluated, run),
+        *_find_modes(evaluated),
         *_find_label_order(trained, evaluated),
         *_find_leaks(trained, evaluated),
     ]
@@ -204,6 +205,21 @@ def _find_weights(trained: Sequence[Event], evaluated: Sequence[Event], run: str
                 factor="artefact:weights",
                 severity="error",
                 sentence=f"evaluates weights that were neither loaded here nor seen in run {run}",
+                where=event.get("where"),
+            )
+
+
+def _find_modes(evaluated: Sequence[Event]) -> Iterator[Finding]:
+    """A PyTorch module whose layers behave otherwise in training is filled and never put into evaluation mode."""
+    for index, event in enumerate(evaluated):
+        noisy = event.get("noisy")
+        later = (other for other in evaluated[index + 1 :] if other["event"] == "mode")
+        if event["event"] == "load" and noisy and not any(other.get("training") is False for other in later):
+            yield Finding(
+                factor=f"mode:{noisy[0]}",
+                severity="error",
+                sentence=f"loads {event.get('of')} and never calls eval() on it: {', '.join(noisy)} still behave as in "
+                "training",
                 where=event.get("where"),
             )
 

@@ -12,6 +12,7 @@ def apply(name, module, hooks):
     hooks.replace(module, "save", "save", before=_describe_saved, of=_name_path(hooks, ("obj", "f")))
     hooks.replace(module, "load", "load", after=_describe_loaded, of=_name_path(hooks, ("f",)))
     hooks.replace(module.nn.Module, "load_state_dict", "load", before=_describe_state, of=_name_class)
+    hooks.replace(module.nn.Module, "train", "mode", after=_describe_mode, of=_name_class)
 
 
 def _name_class(args, kwargs):
@@ -35,7 +36,20 @@ def _describe_loaded(args, kwargs, result):
 
 
 def _describe_state(args, kwargs):
-    return _digest(bind(("self", "state_dict"), args, kwargs).get("state_dict"))
+    fields = _digest(bind(("self", "state_dict"), args, kwargs).get("state_dict"))
+    noisy = sorted(
+        {
+            type(part).__name__
+            for part in args[0].modules()
+            if part.training
+            and type(part).__name__.startswith(("Dropout", "AlphaDropout", "BatchNorm", "SyncBatchNorm"))
+        }
+    )
+    return dict(fields, noisy=noisy) if noisy else fields
+
+
+def _describe_mode(args, kwargs, result):
+    return {"training": bool(result.training)}
 
 
 def _digest(value):

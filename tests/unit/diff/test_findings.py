@@ -120,6 +120,16 @@ def test_rows_that_were_trained_on_are_counted() -> None:
     assert "100%" in found.sentence
 
 
+def test_a_module_left_in_training_mode_is_named() -> None:
+    """Dropout goes on dropping; a call of eval() afterwards is what it takes."""
+    load = {"event": "load", "of": "Net", "where": "eval.py:5", "weights": "w1", "noisy": ["Dropout"]}
+    opened = {"event": "open", "of": "model.keras", "mode": "read", "where": "eval.py:4"}
+    (found,) = _find([opened, load])
+    assert (found.factor, found.severity, found.where) == ("mode:Dropout", "error", "eval.py:5")
+    assert _find([opened, load, {"event": "mode", "of": "Net", "training": False}]) == []
+    assert len(_find([opened, {"event": "mode", "of": "Net", "training": False}, load])) == 1
+
+
 def test_the_training_rows_themselves_are_only_mentioned() -> None:
     """Whoever reports the training's accuracy too does nothing wrong; a test set that overlaps is another matter."""
     fit = {**TRAINED[2], "data": {"x": {"sample": SAMPLE, "rows": "r"}}}
