@@ -295,7 +295,8 @@ def _describe_reprobox(version: str) -> Entity:
 
 
 def _title(record: Record) -> str:
-    kind = f"Evaluation of run {record.draft['of']}" if record.draft["of"] else "Run"
+    words = {"eval": "Evaluation of run", "verify": "Repetition of run"}.get(record.draft["kind"], "Run")
+    kind = f"{words} {record.draft['of']}" if record.draft["of"] else words
     return f"{kind}: {_last_name(_script(record))}, {record.run}"
 
 

@@ -172,8 +172,9 @@ def perform(plan: Iterable[Removal], engines: Mapping[str, Engine]) -> int:
 
 def _plan_imports(store: RunStore, now_s: float) -> Iterator[Removal]:
     for folder in _entries(store.state):
-        if folder.name.startswith(".import-") and _newest(folder) < now_s - _DAY_S:
-            reason = "left by an import that was killed"
+        what = {".import": "an import", ".verify": "a verification"}.get(folder.name.partition("-")[0])
+        if what is not None and _newest(folder) < now_s - _DAY_S:
+            reason = f"left by {what} that was killed"
             yield Removal(kind="unfinished", name=str(folder), size_bytes=_size(folder), reason=reason)
 
 

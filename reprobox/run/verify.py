@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,7 +82,7 @@ def verify_run(
         path, problem = problems[0]
         raise ArtefactAltered(f"run {run}: {path}: {problem}", hint=f"see reprobox check {run}")
     require_known(tolerances, recorded.metrics)
-    staging = Path(tempfile.mkdtemp(prefix=".verify-", dir=store.state))
+    staging = store.state / f".verify-{secrets.token_hex(6)}"
     try:
         rerun = executor or _plan_rerun(world, recorded, staging)
         reruns = []
