@@ -112,6 +112,7 @@ class CondaSide:
         before = {blob.name for blob in (self.cache / "blobs").iterdir()}
         file.write_text(text.replace("versioned=1.0", "versioned=2.0"), encoding="utf-8")
         self.run("lock", "--json")
+        os.sync()
         cost = self.run("run", "--no-place", "--", "true")
         new = sum(blob.stat().st_size for blob in (self.cache / "blobs").iterdir() if blob.name not in before)
         moved = json.loads(self.run("push", f"{registry}:2", "--json").stdout)["moved_bytes"]
