@@ -1,0 +1,418 @@
+"""What is stated of a run, and that nothing but a whole statement of exactly this run is accepted."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import os
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reprobox.errors import ArtefactAltered, RecordError
+from reprobox.records.attestation import (
+    attest_run,
+    attestations_folder,
+    check_attestations,
+    name_of,
+    parse_attestation,
+    render_attestation,
+    take_attestations,
+)
+from reprobox.records.digests import canonical_json, digest_bytes
+from reprobox.records.dsse import parse_envelope, render_envelope, sign_envelope
+from reprobox.records.record import Output, Record, render_record
+from reprobox.records.signing_keys import make_private_key
+from reprobox.records.statements import (
+    PAYLOAD_TYPE,
+    PROVENANCE,
+    TEST_RESULT,
+    find_claim_problem,
+    render_statement,
+    require_attestable,
+)
+from reprobox.records.store import RunStore
+from tests.unit.records.test_record_format import make_record
+
+KEY = make_private_key("ed25519")
+OTHER = make_private_key("ecdsa-p256")
+EQUAL = {"metric": "accuracy", "trained": 0.5, "evaluated": 0.5, "equal": True, "difference": 0.0}
+UNEQUAL = {"metric": "loss", "trained": 0.5, "evaluated": 0.25, "equal": False, "difference": -0.25}
+
+
+def row(path: str, digit: str) -> dict[str, Any]:
+    return {"path": path, "sha256": digit * 64, "size_bytes": 1}
+
+
+def make_training(**more: Any) -> Record:
+    """A record with one of everything."""
+    record = make_record(
+        outputs=(
+            Output(path="model.keras", sha256="a" * 64, size_bytes=3, format="keras", content=("r", "b" * 64)),
+            Output(path="sub/ü.json", sha256="c" * 64, size_bytes=3, format=None, content=None),
+        ),
+        **more,
+    )
+    code = [row("train.py", "d"), {"path": "link", "sha256": "", "size_bytes": 0, "link": "train.py"}]
+    draft = record.draft | {
+        "environment": record.draft["environment"] | {"lock_sha256": "e" * 64},
+        "code": {"files": code, "git": {"commit": "f" * 40, "dirty": True}, "left_out": []},
+        "inputs": [row("data/x.csv", "1"), row("/srv/y.csv", "2")],
+        "settings": record.draft["settings"] | {"memory_bytes": None, "environment": {"TOKEN": "secret"}},
+        "reprobox": {"version": "0.1", "guest": "9" * 64},
+    }
+    return replace(record, draft=draft)
+
+
+def make_evaluation(*comparison: dict[str, Any], **more: Any) -> Record:
+    record = make_training(comparison=comparison, **more)
+    given = [row("model.keras", "a"), row("scaler.joblib", "3")]
+    return replace(record, draft=record.draft | {"kind": "eval", "of": "20260101T000000-aaaaaa", "given": given})
+
+
+def sha_of(record: Record) -> Any:
+    return digest_bytes(render_record(record))
+
+
+def state(record: Record) -> dict[str, Any]:
+    return render_statement(record, sha_of(record))
+
+
+def accept(data: bytes, record: Record, *, file: str | None = None, key: Any = KEY) -> Any:
+    name = file or name_of(state(record)["predicateType"], key.public.keyid)
+    return parse_attestation(data, file=name, record=record, sha256=sha_of(record), keys=(key.public,))
+
+
+def sign(statement: Any, *, payload_type: str = PAYLOAD_TYPE) -> bytes:
+    """Sign whatever somebody with the right key may have signed."""
+    return render_envelope(sign_envelope(canonical_json(statement), payload_type, KEY))
+
+
+def test_what_provenance_says() -> None:
+    """Subjects are the record and all outputs; parameters, dependencies and byproducts are those of the record."""
+    record = make_training()
+    statement = state(record)
+    assert statement["_type"] == "https://in-toto.io/Statement/v1"
+    assert statement["predicateType"] == "https://slsa.dev/provenance/v1"
+    assert statement["subject"] == [
+        {"name": "record.json", "digest": {"sha256": sha_of(record)}},
+        {"name": "outputs/model.keras", "digest": {"sha256": "a" * 64}},
+        {"name": "outputs/sub/ü.json", "digest": {"sha256": "c" * 64}},
+    ]
+    definition, details = statement["predicate"]["buildDefinition"], statement["predicate"]["runDetails"]
+    assert definition["externalParameters"] == {
+        "command": ["train.py"], "workingDirectory": ".", "environment": "e", "determinism": "strict", "seed": 0,
+        "threads": 2, "variables": ["TOKEN"],
+    }  # fmt: skip
+    assert definition["resolvedDependencies"] == [
+        {
+            "name": "image", "digest": {"sha256": f"{2:064}"}, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "annotations": {"lockDigest": f"sha256:{1:064}"},
+        },
+        {"name": "reprobox.lock", "digest": {"sha256": "e" * 64}},
+        {"name": "source", "digest": {"gitCommit": "f" * 40}, "annotations": {"dirty": True}},
+        {"name": "code/train.py", "digest": {"sha256": "d" * 64}},
+        {"name": "code/link", "content": base64.b64encode(b"train.py").decode(), "mediaType": "inode/symlink"},
+        {"name": "inputs/data/x.csv", "digest": {"sha256": "1" * 64}},
+        {"name": "inputs//srv/y.csv", "digest": {"sha256": "2" * 64}},
+    ]  # fmt: skip
+    assert details["metadata"] == {
+        "invocationId": record.run, "startedOn": "2026-01-02T03:04:05Z", "finishedOn": "2026-01-02T03:04:06Z",
+    }  # fmt: skip
+    assert [entry["name"] for entry in details["byproducts"]] == ["stderr", "stdout", "trail.jsonl"]
+    assert "secret" not in json.dumps(statement)
+    assert not set(definition["externalParameters"]) & set(definition["internalParameters"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "result"),
+    [((EQUAL,), {}, "PASSED"), ((EQUAL,), {"tainted": ("why",)}, "WARNED"), ((EQUAL, UNEQUAL), {}, "FAILED"), ((), {}, "FAILED"),
+     ((EQUAL,), {"status": "failed", "exit_code": 1}, "FAILED"), ((), {"status": "interrupted", "exit_code": None}, "FAILED"),
+     ((EQUAL, UNEQUAL), {"tainted": ("why",)}, "FAILED")],
+)  # fmt: skip
+def test_what_a_test_result_says(rows: tuple[dict[str, Any], ...], more: dict[str, Any], result: str) -> None:
+    """PASSED only where it completed, something was compared, all of it is equal, and nothing is the matter."""
+    record = make_evaluation(*rows, **more)
+    statement = state(record)
+    predicate = statement["predicate"]
+    assert statement["predicateType"] == "https://in-toto.io/attestation/test-result/v0.1"
+    assert predicate["result"] == result
+    assert predicate["failedTests"] == [entry["metric"] for entry in rows if not entry["equal"]]
+    both = predicate["passedTests"] + predicate["warnedTests"]
+    assert both == [entry["metric"] for entry in rows if entry["equal"]]
+    assert not (predicate["passedTests"] if record.tainted else predicate["warnedTests"])
+    assert [entry["name"] for entry in statement["subject"]] == ["record.json", "given/model.keras", "given/scaler.joblib"]
+    names = [entry["name"] for entry in predicate["configuration"]]
+    assert names[:5] == ["run", "image", "reprobox.lock", "given/model.keras", "given/scaler.joblib"]
+    assert predicate["configuration"][0]["uri"] == "reprobox:run/20260101T000000-aaaaaa"
+
+
+@pytest.mark.parametrize("more", [{"status": "failed"}, {"status": "interrupted"}, {"tainted": ("an input changed",)}])
+def test_what_provenance_cannot_say(more: dict[str, Any]) -> None:
+    """A run that failed, was interrupted or is tainted gets no provenance; an evaluation gets its result."""
+    with pytest.raises(RecordError, match="provenance cannot say so"):
+        require_attestable(make_training(**more))
+    require_attestable(make_evaluation(EQUAL, **more))
+    require_attestable(make_training())
+
+
+@pytest.mark.parametrize("record", [make_training(), make_evaluation(EQUAL)])
+@pytest.mark.parametrize("key", [KEY, OTHER])
+def test_what_was_signed_is_accepted(record: Record, key: Any) -> None:
+    """An attestation is verified by its key, and whole but unchecked by any other or none."""
+    data = render_attestation(record, sha_of(record), key)
+    found = accept(data, record, key=key)
+    assert (found.signature, found.keyid, found.algorithm) == ("verified", key.public.keyid, key.public.algorithm)
+    assert found.predicate == (TEST_RESULT if record.draft["of"] else PROVENANCE)
+    for keys in ((), (make_private_key("ed25519").public,)):
+        again = parse_attestation(data, file=found.file, record=record, sha256=sha_of(record), keys=keys)
+        assert again == replace(found, signature="unchecked")
+
+
+def _places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every leaf of a document."""
+    if isinstance(value, dict):
+        return [leaf for key, item in value.items() for leaf in _places(item, (*place, key))]
+    if isinstance(value, list) and value:
+        return [leaf for index, item in enumerate(value) for leaf in _places(item, (*place, index))]
+    return [place]
+
+
+@pytest.mark.parametrize("record", [make_training(), make_evaluation(EQUAL, UNEQUAL)])
+def test_every_claim_is_held_against_the_record(record: Record) -> None:
+    """Whichever leaf of a statement is another one or not there, signed by the right key all the same, it is refused."""
+    statement = state(record)
+    for place in _places(statement):
+        for change in ("replace", "remove"):
+            altered = copy.deepcopy(statement)
+            holder = altered
+            for step in place[:-1]:
+                holder = holder[step]
+            if change == "remove" and holder[place[-1]] in ([], {}):
+                continue  # not there and empty are the same
+            if change == "replace":
+                holder[place[-1]] = "0" * 64
+            else:
+                del holder[place[-1]]
+            with pytest.raises(RecordError):
+                accept(sign(altered), record)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s["subject"].append({"name": "outputs/x", "digest": {"sha256": "0" * 64}}), "subject has 4 entries"),
+        (lambda s: s["subject"][1]["digest"].update(sha512="0"), "says more than the record"),
+        (lambda s: s["predicate"]["buildDefinition"]["externalParameters"].update(more=1), "says more than the record"),
+        (lambda s: s["predicate"]["buildDefinition"]["externalParameters"].update(seed=0.0), "externalParameters.seed is 0.0"),
+        (lambda s: s["predicate"]["buildDefinition"]["externalParameters"].update(seed=False), "seed is False"),
+        (lambda s: s["predicate"]["buildDefinition"]["resolvedDependencies"].append({"name": "x", "uri": "a:b"}), "has 8 entries"),
+        (lambda s: s["predicate"]["buildDefinition"]["resolvedDependencies"].reverse(), "by the record image"),
+        (lambda s: s.update(predicateType="https://example.com/x"), "not known here"),
+        (lambda s: s.update(predicateType=TEST_RESULT), "predicateType"),
+        (lambda s: s.update(_type="https://in-toto.io/Statement/v0.1"), "no in-toto statement of version 1"),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_a_wrong_claim(change: Callable[[Any], Any], words: str) -> None:
+    """The message names the place and both values."""
+    record = make_training()
+    statement = state(record)
+    change(statement)
+    with pytest.raises(RecordError, match=words):
+        accept(sign(statement), record)
+
+
+def test_fields_that_are_not_known_are_ignored() -> None:
+    """As in-toto wants it: what a later version adds does not make a statement false."""
+    record = make_training()
+    statement = state(record)
+    statement["predicate"]["runDetails"]["more"] = {"a": 1}
+    statement["subject"][1]["annotations"] = {"b": 2}
+    assert accept(sign(statement), record).signature == "verified"
+
+
+def test_another_run_is_not_this_one() -> None:
+    """An attestation of a run is none of a run that differs in anything, and none of the same with another name."""
+    record = make_training()
+    data = render_attestation(record, sha_of(record), KEY)
+    for other in (make_training(exit_code=1), make_training(metrics={"a": 0.2}), make_evaluation(EQUAL)):
+        with pytest.raises(RecordError):
+            parse_attestation(data, file=name_of(PROVENANCE, KEY.public.keyid), record=other, sha256=sha_of(other), keys=())
+    with pytest.raises(RecordError, match="should be called"):
+        accept(data, record, file="provenance.00000000.json")
+
+
+def test_other_spellings_and_types_are_refused() -> None:
+    """One spelling of the file and of the payload, one type, one signature, the key carried along."""
+    record = make_training()
+    data = render_attestation(record, sha_of(record), KEY)
+    envelope = parse_envelope(data)
+    signature = envelope.signatures[0]
+    value = json.loads(data)
+    for text in (json.dumps(value), json.dumps(value | {"more": 1}, separators=(",", ":")), data.decode() + "\n"):
+        with pytest.raises(RecordError):
+            accept(text.encode(), record)
+    for other in (
+        replace(envelope, signatures=(signature, signature)),
+        replace(envelope, signatures=(replace(signature, public_key=None),)),
+        replace(envelope, signatures=(replace(signature, public_key=OTHER.public.der),)),
+        replace(envelope, signatures=(replace(signature, keyid=OTHER.public.keyid),)),
+        replace(envelope, signatures=(replace(signature, keyid=OTHER.public.keyid, public_key=OTHER.public.der),)),
+        sign_envelope(json.dumps(state(record)).encode(), PAYLOAD_TYPE, KEY),
+        sign_envelope(b"no JSON", PAYLOAD_TYPE, KEY),
+        sign_envelope(b"[" * 10**5, PAYLOAD_TYPE, KEY),
+    ):
+        with pytest.raises(RecordError):
+            accept(render_envelope(other), record)
+    with pytest.raises(RecordError, match="of type"):
+        accept(sign(state(record), payload_type="application/json"), record)
+
+
+@pytest.mark.parametrize("key", [KEY, OTHER])
+def test_a_flipped_bit_is_noticed_without_any_key(key: Any) -> None:
+    """3,000 random bits of a file, one at a time, and every cut of it: never accepted, whether a key is given or not."""
+    record = make_training()
+    data = render_attestation(record, sha_of(record), key)
+    name = name_of(PROVENANCE, key.public.keyid)
+    chance = random.Random(7)
+    altered = []
+    for at in chance.sample(range(len(data) * 8), 1500):
+        flipped = bytearray(data)
+        flipped[at // 8] ^= 1 << at % 8
+        altered.append(bytes(flipped))
+    altered += [data[:length] for length in chance.sample(range(len(data)), 100)]
+    for one in altered:
+        with pytest.raises(RecordError):
+            parse_attestation(one, file=name, record=record, sha256=sha_of(record), keys=())
+
+
+@pytest.mark.parametrize("record", [make_training(), make_evaluation(EQUAL)])
+def test_a_flipped_bit_of_payload_or_signature_is_noticed(record: Record) -> None:
+    """The same within base64, where every spelling stays well-formed; also where whoever did it has no key."""
+    data = render_attestation(record, sha_of(record), KEY)
+    envelope = parse_envelope(data)
+    signature = envelope.signatures[0]
+    chance = random.Random(11)
+
+    def flip(value: bytes) -> bytes:
+        at = chance.randrange(len(value) * 8)
+        changed = bytearray(value)
+        changed[at // 8] ^= 1 << at % 8
+        return bytes(changed)
+
+    for _ in range(700):
+        for one in (
+            replace(envelope, payload=flip(envelope.payload)),
+            replace(envelope, signatures=(replace(signature, sig=flip(signature.sig)),)),
+        ):
+            with pytest.raises(RecordError):
+                accept(render_envelope(one), record)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+def test_any_other_document_is_no_statement(value: Any) -> None:
+    """Whatever is signed, it is refused in words; never another exception."""
+    record = make_training()
+    assert find_claim_problem(value, record, sha_of(record))
+
+
+def test_a_record_that_lacks_something_is_said_to() -> None:
+    """A foreign record without what a statement names is an unreadable record, not a bug of ours."""
+    record = make_training()
+    del record.draft["engine"]
+    with pytest.raises(RecordError, match="not complete"):
+        state(record)
+
+
+# On disk ----------------------------------------------------------------------------------------------
+
+
+def keep(store: RunStore, record: Record) -> Record:
+    """A store with this record; what it names is not there, which these tests do not look at."""
+    folder = store.run_folder(record.run)
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_bytes(render_record(record))
+    return record
+
+
+def test_attesting_twice_changes_nothing(tmp_path: Path) -> None:
+    """The first attestation stays, byte for byte, also by ECDSA whose signatures differ each time; keys stand side by side."""
+    store = RunStore(tmp_path)
+    record = keep(store, make_training())
+    folder = attestations_folder(store, record.run)
+    for key in (KEY, OTHER):
+        found, new = attest_run(store, record.run, key)
+        assert new
+        data = (folder / found.file).read_bytes()
+        assert attest_run(store, record.run, key) == (found, False)
+        assert (folder / found.file).read_bytes() == data
+    assert sorted(entry.name for entry in folder.iterdir()) == sorted(
+        name_of(PROVENANCE, key.public.keyid) for key in (KEY, OTHER)
+    )
+    checked = check_attestations(store, record.run, (OTHER.public,))
+    assert checked.problems == ()
+    assert {one.keyid: one.signature for one in checked.attestations} == {
+        KEY.public.keyid: "unchecked", OTHER.public.keyid: "verified",
+    }  # fmt: skip
+    assert checked.find_by(OTHER.public)
+    assert checked.find_by(KEY.public) is None
+
+
+def test_what_is_there_and_broken_is_left(tmp_path: Path) -> None:
+    """`attest` neither replaces nor passes over a file that does not hold."""
+    store = RunStore(tmp_path)
+    record = keep(store, make_training())
+    path = attestations_folder(store, record.run) / name_of(PROVENANCE, KEY.public.keyid)
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(ArtefactAltered, match="does not hold"):
+        attest_run(store, record.run, KEY)
+    assert path.read_text() == "mine"
+    path.unlink()
+    path.symlink_to("nowhere")
+    with pytest.raises(ArtefactAltered, match="no plain file"):
+        attest_run(store, record.run, KEY)
+
+
+def test_all_that_lies_there_must_hold(tmp_path: Path) -> None:
+    """Folders, pipes, links, files by other names: each is a problem of its own, and none blocks."""
+    store = RunStore(tmp_path)
+    record = keep(store, make_training())
+    folder = attestations_folder(store, record.run)
+    found, _ = attest_run(store, record.run, KEY)
+    (folder / "notes.txt").write_text("hello")
+    (folder / "provenance.00000000.json").write_bytes((folder / found.file).read_bytes())
+    (folder / "sub").mkdir()
+    (folder / "link.json").symlink_to(found.file)
+    os.mkfifo(folder / "pipe")
+    (folder / ".provenance.json.0123").write_text("being written")
+    checked = check_attestations(store, record.run)
+    assert checked.attestations == (replace(found, signature="unchecked"),)
+    assert [path.rpartition("/")[2] for path, _ in checked.problems] == [
+        "link.json", "notes.txt", "pipe", "provenance.00000000.json", "sub",
+    ]  # fmt: skip
+    assert check_attestations(RunStore(tmp_path / "x"), keep(RunStore(tmp_path / "x"), record).run).attestations == ()
+    attestations_folder(RunStore(tmp_path / "x"), record.run).parent.mkdir()
+    attestations_folder(RunStore(tmp_path / "x"), record.run).write_text("")
+    assert len(check_attestations(RunStore(tmp_path / "x"), record.run).problems) == 1
+
+
+def test_taking_attestations_replaces_nothing(tmp_path: Path) -> None:
+    """What a store has already stays; the rest comes."""
+    here, there = RunStore(tmp_path / "here"), RunStore(tmp_path / "there")
+    record = keep(here, make_training())
+    keep(there, record)
+    first, _ = attest_run(here, record.run, OTHER)
+    attest_run(there, record.run, OTHER)
+    second, _ = attest_run(there, record.run, KEY)
+    before = (attestations_folder(here, record.run) / first.file).read_bytes()
+    assert take_attestations(there, record.run, here) == (second.file,)
+    assert (attestations_folder(here, record.run) / first.file).read_bytes() == before
+    assert len(check_attestations(here, record.run).attestations) == 2
