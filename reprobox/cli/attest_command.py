@@ -62,7 +62,9 @@ def attest(
         _make_key(session, session.cwd / new_key.expanduser(), key_type, passphrase_env, as_json=as_json)
         return
     if key is None:
-        raise UsageError("no key to sign with", hint="name one: --key FILE; or make one: reprobox attest --new-key FILE")
+        raise UsageError(
+            "no key to sign with", hint="name one: --key FILE; or make one: reprobox attest --new-key FILE"
+        )
     if model is not None and model_signing is None:
         raise UsageError("--model says what --model-signing signs", hint="name its file: --model-signing FILE")
     run_id = session.store.find_run(run)
@@ -161,7 +163,9 @@ def _write_signature(target: Path, data: bytes) -> None:
         aside.write_bytes(data)
         aside.replace(target)
     except OSError as error:
-        raise UsageError(f"{target} cannot be written: {error.strerror}", hint="name a file in a folder of yours") from None
+        raise UsageError(
+            f"{target} cannot be written: {error.strerror}", hint="name a file in a folder of yours"
+        ) from None
     finally:
         aside.unlink(missing_ok=True)
 
@@ -221,7 +225,9 @@ def _passphrase(session: Session, name: str | None) -> bytes | None:
         return None
     value = session.environ.get(name)
     if not value:
-        raise UsageError(f"--passphrase-env {name}: it is not set here", hint=f"export {name}, without a value in the command line")
+        raise UsageError(
+            f"--passphrase-env {name}: it is not set here", hint=f"export {name}, without a value in the command line"
+        )
     return value.encode("utf-8", "surrogateescape")
 
 
@@ -246,9 +252,13 @@ def _make_key(session: Session, path: Path, key_type: str, passphrase_env: str |
             public_path.unlink(missing_ok=True)
             raise
     except FileExistsError as error:
-        raise UsageError(f"{error.filename} is there, and keys are never overwritten", hint="name another file") from None
+        raise UsageError(
+            f"{error.filename} is there, and keys are never overwritten", hint="name another file"
+        ) from None
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}", hint="name a place in a folder of yours") from None
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror}", hint="name a place in a folder of yours"
+        ) from None
     if as_json:
         print_document(
             {

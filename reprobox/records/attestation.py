@@ -2,8 +2,8 @@
 
     .reprobox/attestations/<run>/<predicate>.<first 8 digits of the key id>.json
 
-Each is a DSSE envelope in canonical form, so that a file has one spelling and an altered bit is noticed even where no key
-is given: the envelope carries the signer's public key. Whether that key is one to trust, only a key from elsewhere says.
+Each is a DSSE envelope in canonical form, so that a file has one spelling and an altered bit is noticed even where no
+key is given: the envelope carries the public key. Whether that is one to trust, only a key from elsewhere says.
 Format: docs/formats/attestation-v1.md.
 """
 
@@ -202,9 +202,7 @@ def attest_run(store: RunStore, run: RunId, key: PrivateKey) -> tuple[Attestatio
     if new:
         _write(path, data)
     try:
-        found = parse_attestation(
-            _read(path), file=path.name, record=record, sha256=sha256, keys=(key.public,)
-        )
+        found = parse_attestation(_read(path), file=path.name, record=record, sha256=sha256, keys=(key.public,))
     except RecordError as error:
         raise ArtefactAltered(f"{path} is there and does not hold: {error.message}", hint="move it away") from None
     if found.signature != "verified":

@@ -174,7 +174,8 @@ def parse_public_key(pem: bytes, *, source: str) -> PublicKey:
         )
     if b"BEGIN CERTIFICATE" in pem:
         raise UsageError(
-            f"{source} is a certificate, not a public key", hint="take the key out: openssl x509 -in FILE -noout -pubkey"
+            f"{source} is a certificate, not a public key",
+            hint="take the key out: openssl x509 -in FILE -noout -pubkey",
         )
     try:
         key = load_pem_public_key(pem)

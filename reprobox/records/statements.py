@@ -1,7 +1,7 @@
 """What an attestation states of a run: an in-toto Statement that is a pure function of the run's record.
 
-A training, and whatever else makes files, gets SLSA Provenance v1; an evaluation gets Test Result v0.1. Since a statement
-follows from the record alone, it is checked by making it again: `find_claim_problem` says where the two part.
+A training, and whatever else makes files, gets SLSA Provenance v1; an evaluation gets Test Result v0.1. Since a
+statement follows from the record alone, it is checked by making it again: `find_claim_problem` says where the two part.
 Format: docs/formats/attestation-v1.md.
 
 Source: in-toto Attestation Framework v1.1 (https://github.com/in-toto/attestation, spec/v1), SLSA Provenance v1
@@ -45,8 +45,8 @@ def predicate_of(record: Record) -> str:
 def require_attestable(record: Record) -> None:
     """Require that what would be stated of a run is true.
 
-    An evaluation that failed is stated as such. Provenance has no such word: that files came from these inputs cannot be
-    said where the run did not end, or an input changed meanwhile.
+    An evaluation that failed is stated as such. Provenance has no such word: that files came from these inputs cannot
+    be said where the run did not end, or an input changed meanwhile.
 
     Raises:
         RecordError: It is a run that failed, was interrupted, or is tainted.
@@ -86,13 +86,12 @@ def render_statement(record: Record, sha256: Sha256) -> Json:
             subjects = [_file(f"outputs/{output.path}", output.to_json()) for output in record.outputs]
     except (KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"the record of {record.run} is not complete ({type(error).__name__}: {error})") from None
-    statement = {
+    return {
         "_type": STATEMENT_TYPE,
         "subject": [_file("record.json", {"sha256": sha256}), *subjects],
         "predicateType": predicate,
         "predicate": _without_nulls(made),
     }
-    return statement
 
 
 def _without_nulls(value: Any) -> Any:

@@ -353,7 +353,9 @@ def _check(aside: Path, name: str) -> tuple[dict[str, Any], list[Record]]:
         records.append(record)
     attested = {folder.name for folder in (aside / ATTESTATIONS).glob("*")}
     if attested - set(runs):
-        raise ArtefactAltered(f"{name}: it attests {min(attested - set(runs))}, which is not in it", hint="do not trust it")
+        raise ArtefactAltered(
+            f"{name}: it attests {min(attested - set(runs))}, which is not in it", hint="do not trust it"
+        )
     return about, records
 
 

@@ -138,7 +138,10 @@ def test_keys_of_the_project(place: Place) -> None:
     place("attest", "--key", mine)
     assert "by a key of [trust]" in place("check", code=11).err
     place("attest", "--key", team)
-    assert sorted(row["signature"] for row in place("check", "--json").document["attestations"]) == ["unchecked", "verified"]
+    assert sorted(row["signature"] for row in place("check", "--json").document["attestations"]) == [
+        "unchecked",
+        "verified",
+    ]
     (place.root / "reprobox.toml").write_text('[trust]\nkeys = ["gone.pub"]\n')
     place("check", code=2)
     (place.root / "reprobox.toml").write_text('[trust]\nkeys = "team.pub"\n')
@@ -191,8 +194,8 @@ def test_a_key_that_is_in_the_record_signs_nothing(place: Place, tmp_path: Path)
     """Whoever has the record of a run that was handed the key has the key."""
     key = place.key()
     shutil.copy(key, place.root / "key.pem")
-    run_in(make_world(tmp_path, play=_play), "train.py")
-    assert "is in the record" in place("attest", "latest", "--key", key, code=2).err
+    record = run_in(make_world(tmp_path, play=_play), "train.py")
+    assert "is in the record" in place("attest", record.run, "--key", key, code=2).err
     place("attest", place.training, "--key", key)
 
 
@@ -246,7 +249,7 @@ def test_no_flipped_bit_ends_with_0(place: Place, with_key: bool) -> None:
         data = path.read_bytes()
         path.chmod(0o644)
         altered = [b"", data[:-1], data[: len(data) // 2]]
-        for at in chance.sample(range(len(data) * 8), 60):
+        for at in chance.sample(range(len(data) * 8), 40):
             flipped = bytearray(data)
             flipped[at // 8] ^= 1 << at % 8
             altered.append(bytes(flipped))
@@ -317,7 +320,10 @@ def test_what_does_not_hold_is_neither_exported_nor_imported(place: Place, tmp_p
     def refuse(extra: dict[str, bytes], words: str) -> None:
         from reprobox.records.digests import digest_bytes
 
-        more = {key: Member(sha256=digest_bytes(value), size_bytes=len(value), content=value) for key, value in extra.items()}
+        more = {
+            key: Member(sha256=digest_bytes(value), size_bytes=len(value), content=value)
+            for key, value in extra.items()
+        }
         write_bundle(members | more, tmp_path / "bad.tar", advance=lambda count: None)
         there = RunStore(tmp_path / "there/.reprobox")
         with pytest.raises(ArtefactAltered, match=words):
@@ -332,5 +338,5 @@ def test_what_does_not_hold_is_neither_exported_nor_imported(place: Place, tmp_p
     refuse({f"attestations/{place.training}/sub/{path.name}": data}, "has no place in it")
     path.chmod(0o644)
     path.write_bytes(data[:-2])
-    with pytest.raises(ArtefactAltered, match="see|envelope"):
+    with pytest.raises(ArtefactAltered, match="no signed envelope"):
         _export(store, place.training, tmp_path / "x.tar")

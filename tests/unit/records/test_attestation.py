@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reprobox.errors import ArtefactAltered, RecordError
@@ -148,7 +148,11 @@ def test_what_a_test_result_says(rows: tuple[dict[str, Any], ...], more: dict[st
     both = predicate["passedTests"] + predicate["warnedTests"]
     assert both == [entry["metric"] for entry in rows if entry["equal"]]
     assert not (predicate["passedTests"] if record.tainted else predicate["warnedTests"])
-    assert [entry["name"] for entry in statement["subject"]] == ["record.json", "given/model.keras", "given/scaler.joblib"]
+    assert [entry["name"] for entry in statement["subject"]] == [
+        "record.json",
+        "given/model.keras",
+        "given/scaler.joblib",
+    ]
     names = [entry["name"] for entry in predicate["configuration"]]
     assert names[:5] == ["run", "image", "reprobox.lock", "given/model.keras", "given/scaler.joblib"]
     assert predicate["configuration"][0]["uri"] == "reprobox:run/20260101T000000-aaaaaa"
@@ -244,7 +248,9 @@ def test_another_run_is_not_this_one() -> None:
     data = render_attestation(record, sha_of(record), KEY)
     for other in (make_training(exit_code=1), make_training(metrics={"a": 0.2}), make_evaluation(EQUAL)):
         with pytest.raises(RecordError):
-            parse_attestation(data, file=name_of(PROVENANCE, KEY.public.keyid), record=other, sha256=sha_of(other), keys=())
+            parse_attestation(
+                data, file=name_of(PROVENANCE, KEY.public.keyid), record=other, sha256=sha_of(other), keys=()
+            )
     with pytest.raises(RecordError, match="should be called"):
         accept(data, record, file="provenance.00000000.json")
 
@@ -316,7 +322,13 @@ def test_a_flipped_bit_of_payload_or_signature_is_noticed(record: Record) -> Non
                 accept(render_envelope(one), record)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+@settings(max_examples=40)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
 def test_any_other_document_is_no_statement(value: Any) -> None:
     """Whatever is signed, it is refused in words; never another exception."""
     record = make_training()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reprobox.errors import RecordError, UsageError
@@ -92,9 +92,7 @@ def test_the_published_signature_by_a_p256_key() -> None:
         5640078356564379163099075877009565129882514886557779369047442380624545832820,
         ec.SECP256R1(),
     )
-    pem = numbers.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    pem = numbers.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     raw = base64.b64decode("A3JqsQGtVsJ2O2xqrI5IcnXip5GToJ3F+FnZ+O88SjtR6rDAajabZKciJTfUiHqJPcIAriEGAHTVeCUjW2JIZA==")
     sig = encode_dss_signature(int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big"))
     key = parse_public_key(pem, source="k")
@@ -106,10 +104,10 @@ def test_the_published_signature_by_a_p256_key() -> None:
     assert find_signers(envelope, (key,)) == (key,)
 
 
-@pytest.mark.parametrize(("payload", "payload_type", "signatures", "signers"), [v[1:] for v in VECTORS], ids=[v[0] for v in VECTORS])
-def test_the_published_vectors(
-    payload: str, payload_type: str, signatures: list[dict[str, str]], signers: int
-) -> None:
+@pytest.mark.parametrize(
+    ("payload", "payload_type", "signatures", "signers"), [v[1:] for v in VECTORS], ids=[v[0] for v in VECTORS]
+)
+def test_the_published_vectors(payload: str, payload_type: str, signatures: list[dict[str, str]], signers: int) -> None:
     """As many different keys are found to have signed as the vectors say; hints decide nothing."""
     data = json.dumps({"payload": payload, "payloadType": payload_type, "signatures": signatures, "more": 1})
     found = find_signers(parse_envelope(data.encode()), (raw_key(KEY_A), raw_key(KEY_B), raw_key(KEY_A)))
@@ -126,6 +124,7 @@ def test_an_envelope_is_read_as_it_was_written(algorithm: Algorithm) -> None:
     assert find_signers(envelope, (make_private_key(algorithm).public,)) == ()
 
 
+@settings(max_examples=40)
 @given(st.binary(max_size=40), st.binary(max_size=40), st.text(max_size=10), st.text(max_size=10))
 def test_no_two_pairs_are_encoded_alike(one: bytes, other: bytes, first: str, second: str) -> None:
     """Type and payload cannot be cut in another place."""
@@ -164,10 +163,15 @@ def test_a_key_id_can_be_computed_with_openssl(tmp_path: Path) -> None:
         key = make_private_key(algorithm)
         (tmp_path / "key.pem").write_bytes(key.render_pem(None))
         (tmp_path / "key.pub").write_text(key.public.pem)
-        written = subprocess.run(["openssl", "pkey", "-in", "key.pem", "-pubout"], cwd=tmp_path, capture_output=True, check=True)
+        written = subprocess.run(
+            ["openssl", "pkey", "-in", "key.pem", "-pubout"], cwd=tmp_path, capture_output=True, check=True
+        )
         assert written.stdout.decode() == key.public.pem
         done = subprocess.run(
-            ["openssl", "pkey", "-pubin", "-in", "key.pub", "-outform", "DER"], cwd=tmp_path, capture_output=True, check=True
+            ["openssl", "pkey", "-pubin", "-in", "key.pub", "-outform", "DER"],
+            cwd=tmp_path,
+            capture_output=True,
+            check=True,
         )
         assert hashlib.sha256(done.stdout).hexdigest() == key.public.keyid
 

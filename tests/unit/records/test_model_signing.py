@@ -81,7 +81,9 @@ def _find_tool() -> str:
     """The OpenSSF tool: its path from $MODEL_SIGNING, or PATH."""
     found = os.environ.get("MODEL_SIGNING") or shutil.which("model_signing")
     if not found:
-        pytest.skip("model_signing is not installed: pip install model-signing in an environment of its own, and name it in $MODEL_SIGNING")
+        pytest.skip(
+            "model_signing is not installed: pip install model-signing in an environment of its own, and name it in $MODEL_SIGNING"
+        )
     return found
 
 
