@@ -1,14 +1,10 @@
-"""The signature of a model: what is signed, and that the OpenSSF tool verifies it."""
+"""The signature of a model: what is signed. That its own tool verifies it is tested in tests/integration."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
-import os
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -75,44 +71,3 @@ def test_ed25519_is_refused() -> None:
     """The tool verifies elliptic keys of NIST alone; better said here than there."""
     with pytest.raises(UsageError, match="ed25519"):
         render_model_signature("run", choose_files(make_outputs(FILES), None), make_private_key("ed25519"))
-
-
-def _find_tool() -> str:
-    """The OpenSSF tool: its path from $MODEL_SIGNING, or PATH."""
-    found = os.environ.get("MODEL_SIGNING") or shutil.which("model_signing")
-    if not found:
-        pytest.skip(
-            "model_signing is not installed: pip install model-signing in an environment of its own, and name it in $MODEL_SIGNING"
-        )
-    return found
-
-
-@pytest.mark.parametrize("model", [None, "sub", "model.keras"])
-def test_the_tool_verifies_it(tmp_path: Path, model: str | None) -> None:
-    """`model_signing verify key` accepts the model, and refuses it altered, with a file more, or by another key."""
-    tool = _find_tool()
-    outputs = make_outputs(FILES)
-    folder = tmp_path / "outputs"
-    for path, data in FILES.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(data)
-    place = folder / (model or "")
-    (tmp_path / "model.sig").write_bytes(render_model_signature("m", choose_files(outputs, model), KEY))
-    (tmp_path / "key.pub").write_text(KEY.public.pem)
-    (tmp_path / "other.pub").write_text(make_private_key("ecdsa-p256").public.pem)
-
-    def verify(key: str = "key.pub") -> int:
-        command = [tool, "verify", "key", str(place), "--signature", "model.sig", "--public_key", key]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode
-
-    assert verify() == 0
-    assert verify("other.pub") != 0
-    victim = place if place.is_file() else next(path for path in sorted(place.rglob("*")) if path.is_file())
-    kept = victim.read_bytes()
-    victim.write_bytes(kept + b"x")
-    assert verify() != 0
-    victim.write_bytes(kept)
-    assert verify() == 0
-    if place.is_dir():
-        (place / "more.txt").write_text("more")
-        assert verify() != 0
