@@ -48,7 +48,13 @@ def attest(
         typer.Option("--new-key", metavar="FILE", help="Make a key and sign nothing; FILE.pub is what others need."),
     ] = None,
     key_type: Annotated[
-        str, typer.Option("--key-type", metavar="TYPE", help="Of a new key: ecdsa-p256 (default) or ed25519.")
+        str,
+        typer.Option(
+            "--key-type",
+            metavar="TYPE",
+            help="Of a new key: ecdsa-p256 (default) or ed25519, which model_signing does not take.",
+            show_default=False,
+        ),
     ] = "ecdsa-p256",
     as_json: JsonOption = False,
 ) -> None:
@@ -118,7 +124,8 @@ def _sign(
     say(f"{'attested' if new else 'attested already'}  run {run_id}: {what}, key {found.keyid[:16]}")
     say(f"  {file}")
     if signature is not None:
-        say(f"  {signature[0]}, for: model_signing verify key MODEL --signature FILE --public_key KEY.pub")
+        place = session.store.run_folder(run_id) / "outputs" / (model or "")
+        say(f"  model_signing verify key {place} --signature {signature[0]} --public_key KEY.pub")
 
 
 def _require_secret(session: Session, record: Record, file: Path) -> None:
@@ -336,6 +343,19 @@ def check_signed(
     if trusted and found.attestations and not any(found.find_by(key) for key in trusted):
         problems.append((f"{FOLDER}/{run_id}", "holds none by a key of [trust] in reprobox.toml"))
     return found, problems
+
+
+def render_failure(
+    run_id: RunId, altered: Sequence[tuple[str, str]], unsigned: Sequence[tuple[str, str]]
+) -> tuple[str, str]:
+    """Say what `check` found wrong: with a run's own files, with what attests it, or both; gives message and hint."""
+    listed = "".join(f"\n  {path}: {problem}" for path, problem in (*altered, *unsigned))
+    if altered:
+        return f"run {run_id} is not what was recorded:{listed}", "restore these files from a copy of the run"
+    return (
+        f"run {run_id} is what was recorded, but is not attested as it should be:{listed}",
+        "restore an attestation from a copy, or move it away; a missing one is made by: reprobox attest RUN --key KEY",
+    )
 
 
 def render_signed(found: CheckedAttestations, *, keys_given: bool) -> list[str]:

@@ -250,14 +250,15 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Hash everything that a run recorded again, and check what attests it; execute nothing."""
-    from reprobox.cli.attest_command import check_signed, describe_signed, render_signed
+    from reprobox.cli.attest_command import check_signed, describe_signed, render_failure, render_signed
     from reprobox.errors import ArtefactAltered
     from reprobox.records.store import check_run
 
     session: Session = context.obj
     run_id = session.store.find_run(run)
     signed, unsigned = check_signed(session, run_id, key or ())
-    problems = [*check_run(session.store, run_id), *unsigned]
+    altered = check_run(session.store, run_id)
+    problems = [*altered, *unsigned]
     changed = _changed_inputs(session, run_id)
     if as_json:
         print_document(
@@ -270,10 +271,8 @@ def check(
             }
         )
     if problems:
-        listed = "\n  ".join(f"{path}: {problem}" for path, problem in problems)
-        error = ArtefactAltered(
-            f"run {run_id} is not what was recorded:\n  {listed}", hint="restore these files from a copy of the run"
-        )
+        message, hint = render_failure(run_id, altered, unsigned)
+        error = ArtefactAltered(message, hint=hint)
         error.reported = as_json  # type: ignore[attr-defined]
         raise error
     if not as_json:
