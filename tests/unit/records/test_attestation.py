@@ -281,45 +281,51 @@ def test_other_spellings_and_types_are_refused() -> None:
         accept(sign(state(record), payload_type="application/json"), record)
 
 
-@pytest.mark.parametrize("key", [KEY, OTHER])
-def test_a_flipped_bit_is_noticed_without_any_key(key: Any) -> None:
-    """3,000 random bits of a file, one at a time, and every cut of it: never accepted, whether a key is given or not."""
-    record = make_training()
-    data = render_attestation(record, sha_of(record), key)
-    name = name_of(PROVENANCE, key.public.keyid)
-    chance = random.Random(7)
-    altered = []
-    for at in chance.sample(range(len(data) * 8), 1500):
-        flipped = bytearray(data)
-        flipped[at // 8] ^= 1 << at % 8
-        altered.append(bytes(flipped))
-    altered += [data[:length] for length in chance.sample(range(len(data)), 100)]
-    for one in altered:
-        with pytest.raises(RecordError):
-            parse_attestation(one, file=name, record=record, sha256=sha_of(record), keys=())
+def _count_accepted(altered: list[bytes], record: Record, key: Any, keys: tuple[Any, ...]) -> int:
+    name, sha256, count = name_of(state(record)["predicateType"], key.public.keyid), sha_of(record), 0
+    for data in altered:
+        try:
+            parse_attestation(data, file=name, record=record, sha256=sha256, keys=keys)
+        except RecordError:
+            continue
+        count += 1
+    return count
+
+
+def _flip(data: bytes, at: int) -> bytes:
+    changed = bytearray(data)
+    changed[at // 8] ^= 1 << at % 8
+    return bytes(changed)
 
 
 @pytest.mark.parametrize("record", [make_training(), make_evaluation(EQUAL)])
-def test_a_flipped_bit_of_payload_or_signature_is_noticed(record: Record) -> None:
-    """The same within base64, where every spelling stays well-formed; also where whoever did it has no key."""
-    data = render_attestation(record, sha_of(record), KEY)
-    envelope = parse_envelope(data)
+@pytest.mark.parametrize("key", [KEY, OTHER])
+def test_a_flipped_bit_is_noticed_without_any_key(record: Record, key: Any) -> None:
+    """3,000 random bits of a file, one at a time, and 500 cuts of it: never accepted."""
+    data = render_attestation(record, sha_of(record), key)
+    chance = random.Random(7)
+    altered = [_flip(data, at) for at in chance.sample(range(len(data) * 8), 3000)]
+    altered += [data[:length] for length in chance.sample(range(len(data)), 500)]
+    assert _count_accepted([data], record, key, ()) == 1
+    assert _count_accepted(altered, record, key, ()) == 0
+
+
+@pytest.mark.parametrize("record", [make_training(), make_evaluation(EQUAL)])
+@pytest.mark.parametrize("key", [KEY, OTHER])
+def test_a_flipped_bit_of_payload_or_signature_is_noticed(record: Record, key: Any) -> None:
+    """The same beneath base64, in files that are well-formed again: 1,000 bits of the payload, all of the signature."""
+    envelope = parse_envelope(render_attestation(record, sha_of(record), key))
     signature = envelope.signatures[0]
     chance = random.Random(11)
-
-    def flip(value: bytes) -> bytes:
-        at = chance.randrange(len(value) * 8)
-        changed = bytearray(value)
-        changed[at // 8] ^= 1 << at % 8
-        return bytes(changed)
-
-    for _ in range(700):
-        for one in (
-            replace(envelope, payload=flip(envelope.payload)),
-            replace(envelope, signatures=(replace(signature, sig=flip(signature.sig)),)),
-        ):
-            with pytest.raises(RecordError):
-                accept(render_envelope(one), record)
+    altered = [
+        replace(envelope, payload=_flip(envelope.payload, at))
+        for at in chance.sample(range(len(envelope.payload) * 8), 1000)
+    ]
+    altered += [
+        replace(envelope, signatures=(replace(signature, sig=_flip(signature.sig, at)),))
+        for at in range(len(signature.sig) * 8)
+    ]
+    assert _count_accepted([render_envelope(one) for one in altered], record, key, (key.public,)) == 0
 
 
 @settings(max_examples=40)
