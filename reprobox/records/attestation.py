@@ -9,6 +9,7 @@ Format: docs/formats/attestation-v1.md.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from reprobox.errors import ArtefactAltered, RecordError
+from reprobox.errors import ArtefactAltered, RecordError, UsageError
 from reprobox.records.digests import Sha256, canonical_json, digest_bytes
 from reprobox.records.dsse import find_signers, parse_envelope, render_envelope, require_whole, sign_envelope
 from reprobox.records.record import Record, RunId
@@ -191,6 +192,7 @@ def attest_run(store: RunStore, run: RunId, key: PrivateKey) -> tuple[Attestatio
 
     Raises:
         ArtefactAltered: What is there by this name does not hold; it is left as it is.
+        UsageError: It cannot be written.
         RecordError: Nothing true can be stated of the run, or its record is unreadable.
     """
     record = store.load_record(run)
@@ -241,15 +243,20 @@ def _read(path: Path) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file so that it appears whole, and only where nothing is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file so that it appears whole."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
             os.fchmod(stream.fileno(), 0o444)
         aside.replace(path)
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror}", hint="see who owns the folder: ls -ld"
+        ) from None
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)

@@ -243,7 +243,7 @@ def _find_difference(expected: object, claimed: object, place: str, *, closed: b
             if problem:
                 return problem
         more = sorted(set(claimed) - set(expected))
-        return f"it says more than the record: {place}.{more[0]}" if closed and more else None
+        return f"it says more than the record: {place}.{_show(more[0])}" if closed and more else None
     if isinstance(expected, list) and isinstance(claimed, list):
         for index, (one, other) in enumerate(zip(expected, claimed, strict=False)):
             problem = _find_difference(one, other, f"{place}[{_index(one, index)}]", closed=False)
@@ -269,5 +269,6 @@ def _index(entry: object, index: int) -> str:
 
 
 def _show(value: object) -> str:
-    text = value if isinstance(value, str) else repr(value)
+    # Somebody else may have written it: what would steer a terminal is spelled out.
+    text = value if isinstance(value, str) and value.isprintable() else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}…"

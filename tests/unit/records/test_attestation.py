@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reprobox.errors import ArtefactAltered, RecordError
+from reprobox.errors import ArtefactAltered, RecordError, UsageError
 from reprobox.records.attestation import (
     attest_run,
     attestations_folder,
@@ -28,8 +28,8 @@ from reprobox.records.attestation import (
 )
 from reprobox.records.digests import canonical_json, digest_bytes
 from reprobox.records.dsse import parse_envelope, render_envelope, sign_envelope
-from reprobox.records.record import Output, Record, render_record
-from reprobox.records.signing_keys import make_private_key
+from reprobox.records.record import Output, Record, parse_record, render_record
+from reprobox.records.signing_keys import make_private_key, parse_private_key
 from reprobox.records.statements import (
     PAYLOAD_TYPE,
     PROVENANCE,
@@ -39,6 +39,7 @@ from reprobox.records.statements import (
     require_attestable,
 )
 from reprobox.records.store import RunStore
+from tests.conftest import read_golden
 from tests.unit.records.test_record_format import make_record
 
 KEY = make_private_key("ed25519")
@@ -233,6 +234,41 @@ def test_what_is_said_of_a_wrong_claim(change: Callable[[Any], Any], words: str)
         accept(sign(statement), record)
 
 
+def test_a_message_steers_no_terminal() -> None:
+    """Control characters of whoever wrote a statement are spelled out."""
+    record = make_training()
+    for altered in (
+        state(record) | {"predicateType": "\x1b[2J"},
+        state(record) | {"subject": [{"name": "record.json", "digest": {"sha256": sha_of(record), "\x1b[2J": "1"}}]},
+    ):
+        with pytest.raises(RecordError) as caught:
+            accept(sign(altered), record)
+        assert "\x1b" not in caught.value.message
+        assert "\\x1b[2J" in caught.value.message
+
+
+def test_an_attestation_of_a_released_version_is_read_for_ever(update_golden: bool) -> None:
+    """This one, byte for byte, is what its record and key give, and it verifies."""
+    # The first key of RFC 8032, section 7.1; its signatures are the same each time.
+    seed = base64.b64encode(
+        bytes.fromhex(
+            "302e020100300506032b657004220420" + "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"
+        )
+    )
+    pem = b"-----BEGIN PRIVATE KEY-----\n" + seed + b"\n-----END PRIVATE KEY-----\n"
+    key = parse_private_key(pem, source="RFC 8032", passphrase=None)
+    now = [make_training(), make_evaluation(EQUAL, UNEQUAL)]
+    rows = [
+        {"record": render_record(r).decode(), "attestation": render_attestation(r, sha_of(r), key).decode()}
+        for r in now
+    ]
+    for row in read_golden("attestation-v1.json", rows, update_golden):
+        record = parse_record(row["record"].encode(), source="golden")
+        data = row["attestation"].encode()
+        assert render_attestation(record, sha_of(record), key) == data
+        assert accept(data, record, key=key).signature == "verified"
+
+
 def test_fields_that_are_not_known_are_ignored() -> None:
     """As in-toto wants it: what a later version adds does not make a statement false."""
     record = make_training()
@@ -396,6 +432,15 @@ def test_what_is_there_and_broken_is_left(tmp_path: Path) -> None:
     path.unlink()
     path.symlink_to("nowhere")
     with pytest.raises(ArtefactAltered, match="no plain file"):
+        attest_run(store, record.run, KEY)
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """A place that is taken or closed is the user's to mend, and said so."""
+    store = RunStore(tmp_path)
+    record = keep(store, make_training())
+    attestations_folder(store, record.run).parent.write_text("in the way")
+    with pytest.raises(UsageError, match="cannot be written"):
         attest_run(store, record.run, KEY)
 
 
