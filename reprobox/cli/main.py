@@ -14,6 +14,7 @@ import typer
 
 from reprobox import __version__
 from reprobox.cli import (
+    attest_command,
     bundle_commands,
     compare_commands,
     doctor_command,
@@ -70,6 +71,7 @@ environment_commands.register(app)
 registry_commands.register(app)
 run_commands.register(app)
 compare_commands.register(app)
+attest_command.register(app)
 bundle_commands.register(app)
 doctor_command.register(app)
 gc_command.register(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -251,14 +252,25 @@ def _conclude(session: Session, record: Record, *, as_json: bool, gate: bool) ->
         raise error
 
 
-def check(context: typer.Context, run: RunArgument = "latest", as_json: JsonOption = False) -> None:
-    """Hash everything that a run recorded again; execute nothing."""
+def check(
+    context: typer.Context,
+    run: RunArgument = "latest",
+    key: Annotated[
+        list[Path] | None,
+        typer.Option("--key", metavar="FILE", help="Public key that must have attested the run; may be repeated."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hash everything that a run recorded again, and check what attests it; execute nothing."""
+    from reprobox.cli.attest_command import check_signed, describe_signed, render_failure, render_signed
     from reprobox.errors import ArtefactAltered
     from reprobox.records.check import check_run
 
     session: Session = context.obj
     run_id = session.store.find_run(run)
-    problems = check_run(session.store, run_id, workers=session.workers)
+    signed, unsigned = check_signed(session, run_id, key or ())
+    altered = check_run(session.store, run_id, workers=session.workers)
+    problems = [*altered, *unsigned]
     changed = _changed_inputs(session, run_id)
     if as_json:
         print_document(
@@ -267,18 +279,19 @@ def check(context: typer.Context, run: RunArgument = "latest", as_json: JsonOpti
                 "intact": not problems,
                 "problems": [{"path": path, "problem": problem} for path, problem in problems],
                 "inputs_changed": changed,
+                "attestations": describe_signed(signed),
             }
         )
     if problems:
-        listed = "\n  ".join(f"{path}: {problem}" for path, problem in problems)
-        error = ArtefactAltered(
-            f"run {run_id} is not what was recorded:\n  {listed}", hint="restore these files from a copy of the run"
-        )
+        message, hint = render_failure(run_id, altered, unsigned)
+        error = ArtefactAltered(message, hint=hint)
         error.reported = as_json  # type: ignore[attr-defined]
         raise error
     if not as_json:
         for path in changed:
             say(f"note: input {path} is no longer what the run read")
+        for line in render_signed(signed, keys_given=bool(key or session.project.trusted_keys)):
+            say(line)
         say(f"{session.style('intact', 'green')}  run {run_id}: everything hashes to what was recorded")
 
 
@@ -313,6 +326,7 @@ def runs(context: typer.Context, as_json: JsonOption = False) -> None:
 
 def show(context: typer.Context, run: RunArgument = "latest", as_json: JsonOption = False) -> None:
     """Show what is recorded of a run."""
+    from reprobox.cli.attest_command import list_signed
     from reprobox.report.documents import render_run
     from reprobox.report.text import Style, render_details
 
@@ -324,6 +338,8 @@ def show(context: typer.Context, run: RunArgument = "latest", as_json: JsonOptio
         print_document(render_run(record, folder))
         return
     for line in render_details(record, folder, Style(on=session.style.on)):
+        typer.echo(line)
+    for line in list_signed(session, run_id):
         typer.echo(line)
 
 

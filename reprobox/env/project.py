@@ -78,6 +78,7 @@ class Project:
         mirrors: The `[mirrors]` table: "pypi", "debian" and "conda" → URL; "channels" → channel → URL;
             "folder" → path of a folder that `reprobox mirror` made.
         engine: Name of the container engine to take, or None for the first that answers.
+        trusted_keys: Paths of public keys, relative to the project: `keys` of the `[trust]` table.
     """
 
     root: Path
@@ -86,6 +87,7 @@ class Project:
     run: RunDefaults = field(default_factory=RunDefaults)
     mirrors: dict[str, Any] = field(default_factory=dict)
     engine: str | None = None
+    trusted_keys: tuple[str, ...] = ()
 
     @property
     def state(self) -> Path:
@@ -130,7 +132,7 @@ def parse_project(text: str, *, root: Path) -> Project:
     except (ValueError, RecursionError) as error:
         # TOMLDecodeError is a ValueError; a number of thousands of digits is another.
         raise EnvironmentInvalid(f"reprobox.toml: {error}", hint="correct that line") from None
-    _require_keys(document, ("default", "engine", "env", "run", "mirrors"), "reprobox.toml")
+    _require_keys(document, ("default", "engine", "env", "run", "mirrors", "trust"), "reprobox.toml")
     environments = {name: _environment(name, table, root) for name, table in _table(document, "env").items()}
     run = _table(document, "run")
     _require_keys(run, tuple(RunDefaults.__dataclass_fields__), "[run]")
@@ -144,7 +146,16 @@ def parse_project(text: str, *, root: Path) -> Project:
         environments=environments,
         run=RunDefaults(**values),
         mirrors=_mirrors(_table(document, "mirrors")),
+        trusted_keys=_trusted_keys(_table(document, "trust")),
     )
+
+
+def _trusted_keys(table: dict[str, Any]) -> tuple[str, ...]:
+    _require_keys(table, ("keys",), "[trust]")
+    value = table.get("keys", [])
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise EnvironmentInvalid("reprobox.toml: [trust] keys must be a list of strings")
+    return tuple(value)
 
 
 def _mirrors(table: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,9 @@ from reprobox.image.cache import Cache
 from reprobox.image.layers import DiffId, LayerWriter
 from reprobox.image.oci import LABEL_LOCK, Image, describe_image, render_layout
 from reprobox.image.tar_stream import stream_members
+from reprobox.records.attestation import FOLDER as ATTESTATIONS
+from reprobox.records.attestation import NAME as ATTESTATION_NAME
+from reprobox.records.attestation import check_attestations, list_attestations, take_attestations
 from reprobox.records.check import check_run
 from reprobox.records.digests import digest_bytes, digest_file, is_digest, is_plain_path
 from reprobox.records.record import Record, RunId, parse_sums, render_sums
@@ -35,6 +38,7 @@ _PIECE = 1 << 20
 _SMALL = 64 << 20
 _ALLOWED = re.compile(
     r"bundle\.json|ro-crate-metadata\.json|objects/[0-9a-f]{64}|runs/[0-9A-Za-z-]+/.+"
+    rf"|{ATTESTATIONS}/[0-9A-Za-z-]+/{ATTESTATION_NAME.pattern}"
     r"|image/(?:oci-layout|index\.json|blobs/sha256/[0-9a-f]{64})",
     re.DOTALL,  # names of files may hold any character
 )
@@ -90,11 +94,22 @@ def list_chain(store: RunStore, run: RunId) -> list[Record]:
         if problems:
             path, problem = problems[0]
             raise ArtefactAltered(f"run {wanted}: {path}: {problem}", hint=f"see reprobox check {wanted}")
+        _require_attestations(store, wanted, hint=f"see reprobox check {wanted}")
         store.require_object(record.draft["environment"]["lock_sha256"], name=f"{wanted}: its lock")
         records.insert(0, record)
         of = record.draft.get("of")
         wanted = RunId(of) if of else None
     return records
+
+
+def _require_attestations(store: RunStore, run: RunId, *, hint: str) -> None:
+    """Require that what attests a run holds. Who signed it is asked by `check`, with a key from elsewhere.
+
+    Raises:
+        ArtefactAltered: One does not hold.
+    """
+    for path, problem in check_attestations(store, run).problems[:1]:
+        raise ArtefactAltered(f"{path}: {problem}", hint=hint)
 
 
 def plan_bundle(
@@ -125,6 +140,8 @@ def plan_bundle(
         folder = store.run_folder(record.run)
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             members[f"runs/{record.run}/{file.relative_to(folder).as_posix()}"] = _measure(file)
+        for file in list_attestations(store, record.run):
+            members[f"{ATTESTATIONS}/{record.run}/{file.name}"] = _measure(file)
         lock = record.draft["environment"]["lock_sha256"]
         members[f"objects/{lock}"] = _measure(store.object_path(lock))
     for sha256, file in inputs.items():
@@ -249,6 +266,8 @@ def import_bundle(file: Path, store: RunStore, cache: Cache, *, advance: Advance
             _require_same(aside, record, store)
         image = _take_image(aside, about, records[-1], cache, file.name)
         new = tuple(record.run for record in records if _take_run(aside, record, store))
+        for run in (record.run for record in records):
+            take_attestations(RunStore(aside), run, store)
         inputs = {
             row["path"]: store.object_path(row["sha256"])
             for row in records[-1].draft["inputs"]
@@ -330,8 +349,14 @@ def _check(aside: Path, name: str) -> tuple[dict[str, Any], list[Record]]:
         problems = check_run(inner, run)
         if problems:
             raise ArtefactAltered(f"{name}: run {run}: {problems[0][0]}: {problems[0][1]}", hint="fetch it again")
+        _require_attestations(inner, run, hint="fetch it again, or do not trust it")
         inner.require_object(record.draft["environment"]["lock_sha256"], name=f"{name}: run {run}: its lock")
         records.append(record)
+    attested = {folder.name for folder in (aside / ATTESTATIONS).glob("*")}
+    if attested - set(runs):
+        raise ArtefactAltered(
+            f"{name}: it attests {min(attested - set(runs))}, which is not in it", hint="do not trust it"
+        )
     return about, records
 
 

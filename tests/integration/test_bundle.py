@@ -323,3 +323,48 @@ def test_another_run_of_that_name_is_not_replaced(made: Tool, tmp_path: Path) ->
     record.write_bytes(b"{}")
     assert "is another one" in tool("import", "run.tar", code=11).err
     assert record.read_bytes() == b"{}"
+
+
+def test_what_is_attested_here_is_verified_there(made: Tool, tmp_path: Path) -> None:
+    """A real run and its evaluation, signed, taken elsewhere in a bundle, and verified there by the public key alone."""
+    from google.protobuf import json_format
+    from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
+    from in_toto_attestation.predicates.test_result.v0 import test_result_pb2
+
+    from reprobox.records.dsse import parse_envelope
+    from tests.integration.test_model_signing import find_tool
+
+    here, there = Tool(tmp_path / "here"), Tool(tmp_path / "there")
+    shutil.copytree(made.folder, here.folder, symlinks=True)
+    there.folder.mkdir()
+    key = str(tmp_path / "keys/signing.pem")
+    here("attest", "--new-key", key)
+    trained, evaluated = (row["run"] for row in here("runs", "--json").document[:2])
+    for run, schema in ((trained, provenance_pb2.Provenance()), (evaluated, test_result_pb2.TestResult())):
+        written = here("attest", run, "--key", key, "--json").document["file"]
+        statement = json.loads(parse_envelope(Path(written).read_bytes()).payload)
+        json_format.ParseDict(statement["predicate"], schema)
+    assert statement["predicate"]["result"] == "PASSED"
+    assert statement["predicate"]["passedTests"] == ["sum"]
+    here("export", evaluated, "--no-image", "-o", "../signed.tar")
+    there("import", "../signed.tar")
+    for run in (trained, evaluated):
+        assert (
+            there("check", run, "--key", f"{key}.pub", "--json").document["attestations"][0]["signature"] == "verified"
+        )
+    # And the model, for those who have no more than that.
+    here("attest", trained, "--key", key, "--model-signing", "../model.sig", "--model", "model.npy")
+    for content, good in (((made.folder / "model.npy").read_bytes(), True), (b"other", False)):
+        (tmp_path / "downloaded.npy").write_bytes(content)
+        command = [
+            find_tool(),
+            "verify",
+            "key",
+            "downloaded.npy",
+            "--signature",
+            "model.sig",
+            "--public_key",
+            f"{key}.pub",
+        ]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+        assert (done.returncode == 0) is good, done.stderr
