@@ -153,6 +153,7 @@ def _camel(name: str) -> str:
 def _test_result(record: Record) -> Json:
     equal = [str(row["metric"]) for row in record.comparison if row["equal"]]
     failed = [str(row["metric"]) for row in record.comparison if not row["equal"]]
+    failed += [str(row["factor"]) for row in record.findings if row["severity"] == "error"]
     # As `eval --gate` decides: without a metric that both have, nothing was shown to be equal.
     if record.status != "completed" or failed or not equal:
         result = "FAILED"

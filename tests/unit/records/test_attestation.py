@@ -125,11 +125,22 @@ def test_what_provenance_says() -> None:
     assert not set(definition["externalParameters"]) & set(definition["internalParameters"])
 
 
+def finding(severity: str) -> dict[str, Any]:
+    """Something that an evaluation was seen to do."""
+    return {
+        "factor": "refit:StandardScaler",
+        "severity": severity,
+        "sentence": "fits it again",
+        "where": "evaluate.py:3",
+    }
+
+
 @pytest.mark.parametrize(
     ("rows", "more", "result"),
     [((EQUAL,), {}, "PASSED"), ((EQUAL,), {"tainted": ("why",)}, "WARNED"), ((EQUAL, UNEQUAL), {}, "FAILED"), ((), {}, "FAILED"),
      ((EQUAL,), {"status": "failed", "exit_code": 1}, "FAILED"), ((), {"status": "interrupted", "exit_code": None}, "FAILED"),
-     ((EQUAL, UNEQUAL), {"tainted": ("why",)}, "FAILED")],
+     ((EQUAL, UNEQUAL), {"tainted": ("why",)}, "FAILED"), ((EQUAL,), {"findings": (finding("error"),)}, "FAILED"),
+     ((EQUAL,), {"findings": (finding("note"),)}, "PASSED")],
 )  # fmt: skip
 def test_what_a_test_result_says(rows: tuple[dict[str, Any], ...], more: dict[str, Any], result: str) -> None:
     """PASSED only where it completed, something was compared, all of it is equal, and nothing is the matter."""
@@ -138,7 +149,8 @@ def test_what_a_test_result_says(rows: tuple[dict[str, Any], ...], more: dict[st
     predicate = statement["predicate"]
     assert statement["predicateType"] == "https://in-toto.io/attestation/test-result/v0.1"
     assert predicate["result"] == result
-    assert predicate["failedTests"] == [entry["metric"] for entry in rows if not entry["equal"]]
+    wrong = [entry["factor"] for entry in record.findings if entry["severity"] == "error"]
+    assert predicate["failedTests"] == [entry["metric"] for entry in rows if not entry["equal"]] + wrong
     both = predicate["passedTests"] + predicate["warnedTests"]
     assert both == [entry["metric"] for entry in rows if entry["equal"]]
     assert not (predicate["passedTests"] if record.tainted else predicate["warnedTests"])
