@@ -97,7 +97,7 @@ class ImageSide:
 
 @contextmanager
 def serve_registry(folder: Path) -> Iterator[str]:
-    """Run a registry on loopback while it is needed; gives the name of a repository in it.
+    """Run a registry on loopback while it is needed, beside a project, not in it; gives the name of a repository.
 
     Raises:
         BenchError: It is not installed.
@@ -108,8 +108,13 @@ def serve_registry(folder: Path) -> Iterator[str]:
     sys.path.insert(0, str(REPOSITORY))
     from tests import registry
 
-    with registry.serve_registry(program, folder) as address:
-        yield f"{address}/bench"
+    beside = folder.with_name(folder.name + "-registry")
+    beside.mkdir(parents=True, exist_ok=True)
+    try:
+        with registry.serve_registry(program, beside) as address:
+            yield f"{address}/bench"
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def write_figure(side: ImageSide, times: int) -> Figure:
