@@ -236,9 +236,7 @@ def _conclude(session: Session, record: Record, *, as_json: bool, gate: bool) ->
         error = Interrupted(f"interrupted; what was made until then is recorded as {record.run}")
     elif gate and any(row["severity"] == "error" for row in record.findings):
         named = ", ".join(dict.fromkeys(row["factor"] for row in record.findings if row["severity"] == "error"))
-        error = NotReproduced(
-            f"the evaluation is not that of the training: {named}", hint=f"reprobox show {record.run}"
-        )
+        error = NotReproduced(f"something is wrong with the evaluation: {named}", hint=f"reprobox show {record.run}")
     elif gate and not record.comparison:
         error = NotReproduced(
             "no metric to compare: training and evaluation have none in common",

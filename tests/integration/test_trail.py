@@ -180,3 +180,52 @@ def test_an_evaluation_is_told_what_it_does_wrong(project: Tool, name: str) -> N
     gated = project("eval", "--of", run, "--gate", "evaluate.py", code=10 if expected else 0)
     for factor in expected:
         assert factor in gated.err
+
+
+NET = """\
+import keras
+def build():
+    model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(32, activation="relu"), keras.layers.Dropout(0.2),
+                              keras.layers.Dense(10, activation="softmax")])
+    model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+def load():
+    import numpy as np, pandas as pd
+    table = pd.read_csv("data/digits.csv")
+    return table.drop(columns="label").to_numpy("float32") / 16, table["label"].to_numpy(), np.arange(len(table)) % 5 == 0
+"""
+FIT = """\
+import json, keras
+from net import build, load
+X, y, test = load()
+model = build()
+keep = keras.callbacks.ModelCheckpoint("best.weights.h5", save_weights_only=True, save_best_only=True, monitor="loss")
+model.fit(X[~test], y[~test], epochs=3, verbose=0, callbacks=[keep])
+json.dump({"accuracy": model.evaluate(X[test], y[test], verbose=0)[1]}, open("metrics.json", "w"))
+"""
+MEASURE = """\
+import json
+from net import build, load
+X, y, test = load()
+model = build()
+{body}
+json.dump({{"accuracy": model.evaluate(X[test], y[test], verbose=0)[1]}}, open("eval_metrics.json", "w"))
+"""
+
+
+def test_weights_that_were_never_loaded_are_found(digits: Tool) -> None:
+    """A Keras model built anew and not filled; filled from what a callback saved while fitting, it is in order."""
+    (digits.folder / "net.py").write_text(NET)
+    (digits.folder / "fit.py").write_text(FIT)
+    digits("run", "fit.py")
+    (digits.folder / "measure.py").write_text(MEASURE.format(body=""))
+    found = digits("eval", "--json", "measure.py").document["findings"]
+    assert [(row["factor"], row["severity"], row["where"]) for row in found][:1] == [
+        ("artefact:weights", "error", "measure.py:6")
+    ]
+    assert (
+        "something is wrong with the evaluation: artefact:weights"
+        in digits("eval", "--gate", "measure.py", code=10).err
+    )
+    (digits.folder / "measure.py").write_text(MEASURE.format(body='model.load_weights("best.weights.h5")'))
+    assert digits("eval", "--gate", "--json", "measure.py").document["findings"] == []
