@@ -15,6 +15,7 @@ import typer
 from reprobox import __version__
 from reprobox.cli import (
     bundle_commands,
+    digest_command,
     doctor_command,
     environment_commands,
     gc_command,
@@ -68,6 +69,7 @@ def reprobox(
 environment_commands.register(app)
 registry_commands.register(app)
 run_commands.register(app)
+digest_command.register(app)
 bundle_commands.register(app)
 doctor_command.register(app)
 gc_command.register(app)
