@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -186,7 +186,7 @@ def _digest_part(path: Path, format: str | None, part: Part) -> ContentDigest | 
         return None
 
 
-def list_tensors(path: str | os.PathLike[str], format: str) -> Iterator[Tensor]:
+def list_tensors(path: str | os.PathLike[str], format: str) -> Generator[Tensor, None, None]:
     """List a file's tensors in the order in which they are hashed, in this process.
 
     Args:

@@ -171,8 +171,8 @@ def _compare(a: Tensor | None, b: Tensor | None) -> TensorDifference | None:
     return TensorDifference(
         name=known.name,
         change=change,
-        dtype_a=a and a.dtype,
-        dtype_b=b and b.dtype,
+        dtype_a=None if a is None else a.dtype,
+        dtype_b=None if b is None else b.dtype,
         shape_a=None if a is None else a.shape,
         shape_b=None if b is None else b.shape,
         **figures,
@@ -315,9 +315,7 @@ class _FloatFigures:
         cosine = _Cosine()
         with np.errstate(all="ignore"):
             for raw_a, raw_b in _pair_pieces(a, b):
-                bits_a, bits_b = (
-                    np.frombuffer(raw, f"<u{self._width}").reshape(-1, self._parts) for raw in (raw_a, raw_b)
-                )
+                bits_a, bits_b = self._read_bits(raw_a), self._read_bits(raw_b)
                 x, y = self._values(bits_a), self._values(bits_b)
                 unequal = (bits_a != bits_b).any(axis=1)
                 is_nan = (np.isnan(x) | np.isnan(y)).any(axis=1)
@@ -343,6 +341,11 @@ class _FloatFigures:
             "max_ulp": most_steps if compared else None,
             "cosine": cosine.result(),
         }
+
+    def _read_bits(self, raw: bytes) -> np.ndarray[Any, Any]:
+        import numpy as np
+
+        return np.frombuffer(raw, f"<u{self._width}").reshape(-1, self._parts)
 
     def _values(self, bits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         import numpy as np

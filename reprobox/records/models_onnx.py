@@ -322,8 +322,8 @@ class _Model:
                 raise ValueError(f"{location!r}, in which {name!r} lies, is not there")
             if not stat.S_ISREG(beside.stat().st_mode):
                 raise ContentRefused(self._path, f"{location!r}, in which {name!r} lies, is no file")
-            file = self._stack.enter_context(beside.open("rb"))
-            self.opened[location] = (file, os.fstat(file.fileno()).st_size)
+            opened = self._stack.enter_context(beside.open("rb"))
+            self.opened[location] = (opened, os.fstat(opened.fileno()).st_size)
         file, size = self.opened[location]
         offset, length = (_number(proto.external.get(key, "")) for key in ("offset", "length"))
         offset = offset or 0

@@ -32,6 +32,8 @@ _CONFIG: Final = "config.json"
 _LEFT_OUT: Final = frozenset(
     {"shared_object_id", "compile_config", "build_config", "training_config", "build_input_shape"}
 )
+# `.h5` does not say of a layer where its class lies, `.keras` does.
+_NAMELESS: Final = frozenset({"module", "registered_name"})
 _TOP_LEVEL: Final = ("class_name", "config")
 
 
@@ -108,7 +110,8 @@ def normalise_architecture(config: dict[str, Any]) -> Any:
 
 def _strip(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _strip(item) for key, item in value.items() if key not in _LEFT_OUT}
+        left_out = _LEFT_OUT | _NAMELESS if "class_name" in value else _LEFT_OUT
+        return {key: _strip(item) for key, item in value.items() if key not in left_out}
     if isinstance(value, list):
         return [_strip(item) for item in value]
     return value

@@ -77,8 +77,8 @@ class Call:
 
 
 Value: TypeAlias = (
-    "None | bool | int | float | str | bytes | bytearray | list[Value] | tuple[Value, ...] "
-    "| Dictionary | Global | Call | Persistent"
+    "bool | int | float | str | bytes | bytearray | list[Value] | tuple[Value, ...] "
+    "| Dictionary | Global | Call | Persistent | None"
 )
 """What a pickle holds. Sets are lists here."""
 
@@ -93,6 +93,9 @@ _LITERALS: Final = frozenset(
 _PUTS: Final = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 _GETS: Final = frozenset({"GET", "BINGET", "LONG_BINGET"})
 _TUPLES: Final = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_SETS: Final = frozenset(
+    {f"{module}.{kind}" for module in ("builtins", "__builtin__") for kind in ("set", "frozenset")}
+)
 _IGNORED: Final = frozenset({"PROTO", "FRAME"})
 
 
@@ -268,6 +271,8 @@ def _call(function: Value, arguments: Value) -> Value:
         if function.name == "_codecs.encode" and len(arguments) == 2 and arguments[1] in ("latin1", "latin-1"):
             text = arguments[0]
             return text.encode("latin-1") if isinstance(text, str) else Call(function=function, arguments=arguments)
+        if function.name in _SETS and len(arguments) == 1 and isinstance(arguments[0], list):
+            return arguments[0]
     return Call(function=function, arguments=arguments)
 
 

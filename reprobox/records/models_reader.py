@@ -4,9 +4,9 @@ The child is started when first needed, serves one request at a time, and ends w
 it takes too long, the file in hand is damaged as far as anybody can tell, and the next request gets a new child. In the
 child, memory is limited and HDF5 loads no plugins.
 
-Requests and answers are one line of JSON each. A request has `task` (`detect`, `compare`, or the name of what is hashed),
-`path` and `format`, and `compare` a second `other_path` and `other_format`; an answer has `format`, or `recipe` and
-`digest`, or `differences`, or `refused`, or `error`, the latter two with the `path` that they are about.
+Requests and answers are one line of JSON each. A request has `task` (`detect`, `compare`, or what is to be hashed),
+`path` and `format`, and for `compare` also `other_path` and `other_format`. An answer has `format`, or `recipe` and
+`digest`, or `differences`, or `refused` and the `path` that it is about, or `error`.
 """
 
 from __future__ import annotations

@@ -99,9 +99,7 @@ def _variable(node: Node) -> tuple[str, str] | None:
     return (found[0].key, found[0].full_name) if len(found) == 1 and not _is_random(found[0].full_name) else None
 
 
-def _name_saved(
-    nodes: Sequence[Node], paths: Mapping[int, tuple[str, ...]], saved: SavedUse
-) -> dict[str, str] | None:
+def _name_saved(nodes: Sequence[Node], paths: Mapping[int, tuple[str, ...]], saved: SavedUse) -> dict[str, str] | None:
     """Name the variables of a SavedModel by the scopes in which they are read; None where that does not tell."""
     owned: dict[str, Owned] = {}
     owners: dict[tuple[str, ...], int] = {}
@@ -182,14 +180,12 @@ def _walk_layer(nodes: Sequence[Node], layer: int, seen: set[int]) -> Iterator[t
             continue
         seen.add(owner)
         inner = _layers(nodes, owner)
+        lists = (*_LAYERS, _INNER_MODEL) if inner else ()
         holders = [owner]
-        if inner:
-            children = [(name, child) for name, child in _children(nodes, owner) if name not in (*_LAYERS, _INNER_MODEL)]
-        else:
-            children = _children(nodes, owner)
+        children = [(name, child) for name, child in _children(nodes, owner) if name not in lists]
         pending += [(child, depth + 1) for child in inner]
         while children:
-            name, child = children.pop(0)
+            _, child = children.pop(0)
             if any(item.name == _VARIABLE for item in nodes[child].attributes):
                 if child not in seen:
                     seen.add(child)
@@ -201,4 +197,3 @@ def _walk_layer(nodes: Sequence[Node], layer: int, seen: set[int]) -> Iterator[t
                     children += nodes[child].children
             elif nodes[child].children:
                 pending.append((child, depth + 1))
-            del name

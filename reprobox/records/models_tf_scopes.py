@@ -91,7 +91,8 @@ class _Walk:
                     fields = {entry.number: entry.value for entry in self._reader.read_fields(variable)}
                     self._trainable[number] = bool(fields.get(3, 0))
             elif item.number == 2 and item.is_bytes:
-                name, captured = "", []
+                name = ""
+                captured: list[int] = []
                 for entry in self._reader.read_fields(item.span):
                     if entry.number == 1:
                         name = self._reader.read_text(entry.span, MAX_NAME_BYTES)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ NAME_OF_ONE_TENSOR: Final = "arr_0"
 """A tensor that was saved alone has no name; this is what NumPy calls such an array."""
 
 _MAX_DEPTH: Final = 100
+_TRANSIENT: Final = "_non_persistent_buffers_set"
 _MAX_VISITS: Final = 8_000_000
 _REBUILD: Final = "torch._utils._rebuild_"
 _REBUILD_FROM_TYPE: Final = frozenset(
@@ -114,12 +115,13 @@ def open_torch(path: Path) -> Iterator[list[Tensor]]:
         with reading(path, "a torch file"):
             root = _find_root(path, archive)
             big_endian = _is_big_endian(path, archive, root)
-            found = _find_tensors(path, _parse(path, archive, f"{root}data.pkl"))
+            search = _Search(path)
+            search.run(_parse(path, archive, f"{root}data.pkl"))
             names = {info.filename.removeprefix(f"{root}data/") for info in archive.infolist()
                      if info.filename.startswith(f"{root}data/") and not info.is_dir()}  # fmt: skip
-            _require_all_reached(path, names, {item.storage for item in found})
+            _require_all_reached(path, names, {item.storage for item in search.found} | search.left_out)
         with Storages(path, archive, prefix=f"{root}data/", big_endian=big_endian) as storages:
-            yield [storages.tensor(item.name, item.storage, item.element, item.view) for item in found]
+            yield [storages.tensor(item.name, item.storage, item.element, item.view) for item in search.found]
 
 
 def _find_root(path: Path, archive: ZipFile) -> str:
@@ -158,93 +160,101 @@ def _require_all_reached(path: Path, present: set[str], reached: set[str]) -> No
         raise ContentRefused(path, f"the tensors of its storage {key!r} are not found without unpickling")
 
 
-def _find_tensors(path: Path, value: Value) -> list[_Found]:
-    """Search whatever the pickle holds for tensors.
+class _Search:
+    """A search for tensors in whatever a pickle holds.
 
     A module is searched as its `state_dict` would be: parameters, persistent buffers, and those of its children.
     """
-    found: list[_Found] = []
-    names: set[str] = set()
-    visits = 0
-    pending: list[tuple[tuple[str, ...], Value]] = [((), value)]
-    while pending:
-        keys, item = pending.pop()
-        visits += 1
-        if visits > _MAX_VISITS or len(found) > MAX_TENSORS:
-            raise ContentRefused(
-                path, f"it holds more than {_MAX_VISITS} values, counted by the ways that lead to them"
-            )
-        name = ".".join(keys) or NAME_OF_ONE_TENSOR
-        rebuilt = _find_rebuild(path, name, item)
-        if rebuilt is not None:
-            tensor = _describe(path, name, rebuilt)
-            if name in names:
-                raise ContentRefused(path, f"two of its tensors have the name {name!r}")
-            names.add(name)
-            found.append(tensor)
-            continue
-        if isinstance(item, Persistent):
-            raise ContentRefused(path, f"{name!r} is a storage without a tensor")
-        for key, child in _children(path, name, item):
-            if len(keys) == _MAX_DEPTH:
-                raise ContentRefused(path, f"it is nested more than {_MAX_DEPTH} levels deep, or holds itself")
-            pending.append(((*keys, *key), child))
-    if not found:
-        raise ContentRefused(path, "it holds no tensors")
-    return found
 
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.found: list[_Found] = []
+        self.left_out: set[str] = set()
+        """Storages of buffers that no `state_dict` has."""
 
-def _children(path: Path, name: str, item: Value) -> Iterable[tuple[tuple[str, ...], Value]]:
-    """List what a value holds, with what each adds to the name."""
-    if isinstance(item, list | tuple):
-        return [((str(index),), child) for index, child in enumerate(item) if _may_hold(child)]
-    if isinstance(item, Dictionary):
-        return _items(path, name, item.pairs)
-    if isinstance(item, Call):
-        state = item.state
-        if isinstance(state, tuple) and len(state) == 2 and isinstance(state[0], Dictionary | None):
-            # How objects with slots keep their attributes: those of the dictionary, those of the slots.
-            parts = [part for part in state if isinstance(part, Dictionary)]
-            state = Dictionary(pairs=[pair for part in parts for pair in part.pairs]) if parts else state
+    def run(self, value: Value) -> None:
+        names: set[str] = set()
+        visits = 0
+        pending: list[tuple[tuple[str, ...], Value]] = [((), value)]
+        while pending:
+            keys, item = pending.pop()
+            visits += 1
+            if visits > _MAX_VISITS or len(self.found) > MAX_TENSORS:
+                raise ContentRefused(self._path, f"it holds more than {_MAX_VISITS} values, by the ways to them")
+            name = ".".join(keys) or NAME_OF_ONE_TENSOR
+            rebuilt = _find_rebuild(self._path, name, item)
+            if rebuilt is not None:
+                if name in names:
+                    raise ContentRefused(self._path, f"two of its tensors have the name {name!r}")
+                names.add(name)
+                self.found.append(_describe(self._path, name, rebuilt))
+                continue
+            if isinstance(item, Persistent):
+                raise ContentRefused(self._path, f"{name!r} is a storage without a tensor")
+            for key, child in self._children(name, item):
+                if len(keys) == _MAX_DEPTH:
+                    raise ContentRefused(
+                        self._path, f"it is nested more than {_MAX_DEPTH} levels deep, or holds itself"
+                    )
+                pending.append(((*keys, key), child))
+        if not self.found:
+            raise ContentRefused(self._path, "it holds no tensors")
+
+    def _children(self, name: str, item: Value) -> list[tuple[str, Value]]:
+        """List what a value holds, with what each adds to the name."""
+        if isinstance(item, list | tuple):
+            return [(str(index), child) for index, child in enumerate(item) if _may_hold(child)]
+        if isinstance(item, Dictionary):
+            return self._items(name, item.pairs)
+        if not isinstance(item, Call):
+            return []
+        state = _join_slots(item.state)
+        held: list[tuple[str, Value]] = []
         if isinstance(state, Dictionary):
-            held = _items(path, name, state.pairs)
-            if any(key in (("_parameters",), ("_modules",)) for key, _ in held):
-                held = _module_items(path, name, held, state)
-        else:
-            held = [(("state",), state)] if _may_hold(state) else []
-        # What an object was made from, and what was put into it: without a name of their own.
-        return [*held, *_children(path, name, item.elements), *_items(path, name, item.pairs),
-                *([(("args",), item.arguments)] if _may_hold(item.arguments) else [])]  # fmt: skip
-    return ()
+            held = self._items(name, state.pairs)
+            if any(key in ("_parameters", "_modules") for key, _ in held):
+                held = self._module_items(name, held, state)
+        elif _may_hold(state):
+            held = [("state", state)]
+        held += self._children(name, item.elements)
+        held += self._items(name, item.pairs)
+        return [*held, ("args", item.arguments)] if _may_hold(item.arguments) else held
+
+    def _items(self, name: str, pairs: list[tuple[Value, Value]]) -> list[tuple[str, Value]]:
+        last: dict[str, Value] = {}
+        for key, child in pairs:
+            if isinstance(key, str) or type(key) is int:
+                last[str(key)] = child
+            elif _may_hold(child) or _may_hold(key):
+                raise ContentRefused(self._path, f"{name!r} has a key that is neither text nor a number")
+        return [(key, child) for key, child in last.items() if _may_hold(child)]
+
+    def _module_items(self, name: str, held: list[tuple[str, Value]], state: Dictionary) -> list[tuple[str, Value]]:
+        """What a module's `state_dict` has: its own tensors and its children by their own names."""
+        transient = next((value for key, value in state.pairs if key == _TRANSIENT), None)
+        left_out = {text for text in transient if isinstance(text, str)} if isinstance(transient, list) else set()
+        items = []
+        for key, child in held:
+            if key not in ("_parameters", "_buffers", "_modules") or not isinstance(child, Dictionary):
+                if key != _TRANSIENT:
+                    items.append((key, child))
+                continue
+            for inner, value in self._items(name, child.pairs):
+                if key == "_buffers" and inner in left_out:
+                    rebuilt = _find_rebuild(self._path, inner, value)
+                    self.left_out |= {_describe(self._path, inner, rebuilt).storage} if rebuilt else set()
+                else:
+                    items.append((inner, value))
+        return items
 
 
-def _items(path: Path, name: str, pairs: list[tuple[Value, Value]]) -> list[tuple[tuple[str, ...], Value]]:
-    last: dict[str, Value] = {}
-    for key, child in pairs:
-        if isinstance(key, str) or type(key) is int:
-            last[str(key)] = child
-        elif _may_hold(child) or _may_hold(key):
-            raise ContentRefused(path, f"{name!r} has a key that is neither text nor a number")
-    return [((key,), child) for key, child in last.items() if _may_hold(child)]
-
-
-def _module_items(
-    path: Path, name: str, held: list[tuple[tuple[str, ...], Value]], state: Dictionary
-) -> list[tuple[tuple[str, ...], Value]]:
-    """What a module's `state_dict` has: its own tensors and its children by their own names."""
-    transient = next((value for key, value in state.pairs if key == "_non_persistent_buffers_set"), None)
-    left_out = {text for text in transient if isinstance(text, str)} if isinstance(transient, list) else set()
-    items = []
-    for (key, *_), child in held:
-        if key in ("_parameters", "_buffers", "_modules") and isinstance(child, Dictionary):
-            items += [
-                pair
-                for pair in _items(path, name, child.pairs)
-                if key != "_buffers" or pair[0][0] not in left_out
-            ]  # fmt: skip
-        elif key not in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
-            items.append(((key,), child))
-    return items
+def _join_slots(state: Value) -> Value:
+    """The attributes of an object with slots: a pair of dictionaries, of which the first may be missing."""
+    if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], Dictionary):
+        parts = [part for part in state if isinstance(part, Dictionary)]
+        if len(parts) == 2 or state[0] is None:
+            return Dictionary(pairs=[pair for part in parts for pair in part.pairs])
+    return state
 
 
 def _may_hold(value: Value) -> bool:

@@ -54,7 +54,10 @@ def test_cells_and_their_order_matter(tmp_path: Path) -> None:
 
 @settings(deadline=None, max_examples=100)
 @given(
-    st.lists(st.lists(st.text(st.characters(codec="utf-8"), max_size=6), min_size=1, max_size=4), max_size=6),
+    st.lists(
+        st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=6), min_size=1, max_size=4),
+        max_size=6,
+    ),
     st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
     st.sampled_from(["\n", "\r\n"]),
 )

@@ -36,8 +36,7 @@ def outcome(path: Path) -> str:
     try:
         content = examine_content(path, "gguf")
     except RecordError as error:
-        assert str(path) in error.message
-        return error.message
+        return error.message if str(path) in error.message else "the message names no file"
     return content.reason if isinstance(content, NoContent) else ""
 
 
@@ -89,7 +88,7 @@ def test_block_sizes_are_those_of_the_reference() -> None:
         (build(pairs=(text(b"k") + struct.pack("<IIQ", 9, 8, 1 << 60),)), "metadata"),
         (build(pairs=(text(b"k") + struct.pack("<IIQ", 9, 0, 1 << 60),)), "over the end"),
         (build(pairs=(text(b"k") + struct.pack("<IQ", 8, 1 << 62),)), "over the end"),
-        (build(pairs=(text(b"k") + struct.pack("<IIQ", 9, 9, 1) * 9,)), "unknown type 9"),
+        (build(pairs=(text(b"k") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 9,)), "unknown type 9"),
         (build(pairs=(text(b"general.alignment") + struct.pack("<II", 4, 0),)), "alignment of 0"),
         (build(pairs=(text(b"general.alignment") + struct.pack("<II", 4, 48),)), "alignment of 48"),
         (build(pairs=(text(b"split.count") + struct.pack("<IH", 2, 3),)), "several parts"),

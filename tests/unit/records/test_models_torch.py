@@ -104,8 +104,7 @@ def outcome(path: Path) -> str:
     try:
         content = examine_content(path, "torch-zip")
     except RecordError as error:
-        assert str(path) in error.message
-        return error.message
+        return error.message if str(path) in error.message else "the message names no file"
     return content.reason if isinstance(content, NoContent) else ""
 
 
@@ -226,7 +225,7 @@ class TestHostile:
             (lambda t: {"a": FakeStorage("FloatStorage", "0", 4)}, "without a tensor"),
             (lambda t: {"a.b": t(FakeStorage("FloatStorage", "0", 4), 0, (4,), (1,)), "a": {"b": t(FakeStorage("FloatStorage", "0", 4), 0, (4,), (1,))}}, "two of its tensors"),
             (lambda t: {(1, 2): t(FakeStorage("FloatStorage", "0", 4), 0, (4,), (1,))}, "neither text nor a number"),
-            (lambda t: {"epoch": 3}, "not found without unpickling"),
+            (lambda t: {"epoch": 3}, "no tensors"),
         ],
     )  # fmt: skip
     def test_what_does_not_fit_ends_with_a_reason(
@@ -240,10 +239,9 @@ class TestHostile:
         [
             (b"\x80\x02]q\x00h\x00a.", "holds itself"),  # a list in itself
             (b"\x80\x02}q\x00U\x01ah\x00s.", "holds itself"),  # a dictionary in itself
-            (b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".", "no tensors"),  # innermost empty
+            (b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".", "levels deep"),  # innermost empty
             (b"\x80\x02" + b"]" * 5000 + b"Na" + b"a" * 4999 + b".", "levels deep"),
-            (b"\x80\x02" + b"]q\x00" + b"h\x00h\x00\x86" * 3 + b".", "cannot be read"),
-            (b"\x80\x02]" + b"".join(b"q%c(h%ch%ch%ch%ce" % (i, i, i, i, i) for i in range(0)) + b".", "no tensors"),
+            (b"\x80\x02" + b"]q\x00" + b"h\x00h\x00\x86" * 3 + b".", "no tensors"),
             (b"\x80\x02N", "cannot be read"),  # no end
             (b"\x80\x02.", "cannot be read"),  # nothing on the stack
             (b"\x80\x02Nae.", "cannot be read"),
@@ -366,10 +364,9 @@ class TestHostile:
             "        print('RecordError', error.message)\n"
         )
         pickled = tmp_path / "pickle.pt"
-        with zipfile.ZipFile(pickled, "w", zipfile.ZIP_DEFLATED) as archive:
-            with archive.open("a/data.pkl", "w") as stream:
-                for _ in range(300):
-                    stream.write(bytes(1 << 20))
+        with zipfile.ZipFile(pickled, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a/data.pkl", "w") as stream:
+            for _ in range(300):
+                stream.write(bytes(1 << 20))
         many = tmp_path / "values.pt"
         with zipfile.ZipFile(many, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("a/data.pkl", b"\x80\x02" + b"]" * (20 << 20) + b".")
