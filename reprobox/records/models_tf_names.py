@@ -1,13 +1,14 @@
 """What the variables of a TensorFlow checkpoint or SavedModel are called. Pure: the graph of objects in, names out.
 
-A Keras model gets the names that it has in Keras's own files (`models_keras`), where the layers' names are known:
+A Keras model gets the names that it has in Keras's own files (`models_keras`), where the layers' names are known. How
+many layers own a variable is told by the objects on the way to it; their names are told
 
-* in a checkpoint, from the objects on the way to a variable, and the variable's own name, which ends with the names of
-  the layers that own it;
-* in a SavedModel, from the scopes in which its variables are used (`models_tf_scopes`).
+* in a SavedModel, by the scopes in which the variable is used (`models_tf_scopes`);
+* else by the variable's own name, which ends with the names of its layers, unless some are lost.
 
-Where one name is not known, all variables are called by the objects that lead to them, such as `model/a/_kernel`.
-Optimizers and what belongs to them, counters of saves and random generators are left out, as for Keras files.
+An exported model (`model.export`) has its variables in a list instead: there, scopes and own names have to agree.
+Where one name is not known, all variables are called by the objects that lead to them, such as `a/_kernel`. Optimizers
+and what belongs to them, counters of saves and random generators are left out, as for Keras files.
 
 `docs/formats/digest-v1.md` is the specification; change it first.
 """
@@ -27,16 +28,18 @@ _VARIABLE: Final = "VARIABLE_VALUE"
 _SAVE_COUNTER: Final = "save_counter"
 _RANDOM: Final = frozenset({"seed_generator", "seed_generator_state"})
 _NUMBER: Final = re.compile(r"_\d+")
+_NUMBERS_AT_END: Final = re.compile(r"(_\d+)+\Z")
 # Lists of a model's layers: Keras keeps one or both, and a Sequential model keeps the second in a model inside it.
 _INNER_MODEL: Final = "_functional"
 _LAYERS: Final = ("_operations", "_layers")
+_EXPORTED: Final = "variables"
 # Children that lead to variables again which stand elsewhere, or to those of training.
 _PASSED_OVER: Final = frozenset(
     {"_all_variables", "_compiled_trainable_state", "_compile_metrics", "_loss_tracker", "keras_api", "signatures"}
 )
 
-Owned = tuple[tuple[str, ...], int]
-"""The layers from the outermost one to the owner of a variable, and the number of the owner."""
+Owned = dict[str, tuple[tuple[str, ...], int]]
+"""Key of a variable → the layers from the outermost one to its owner, and the number of the owner."""
 
 
 def name_checkpoint(nodes: Sequence[Node], saved: SavedUse | None = None) -> dict[str, str]:
@@ -49,29 +52,45 @@ def name_checkpoint(nodes: Sequence[Node], saved: SavedUse | None = None) -> dic
     Returns:
         Key in the checkpoint → name. What is left out has no entry.
     """
-    paths = _find_paths(nodes)
+    if not nodes:
+        return {}
+    root = _find_root(nodes)
+    paths = _find_paths(nodes, root)
     plain = dict(_list_tensors(nodes, paths))
-    weights = None if saved is None else _name_saved(nodes, paths, saved)
-    weights = weights or _name_model(nodes, paths)
+    if saved is not None and _EXPORTED in dict(nodes[root].children):
+        owned = _own_exported(nodes, paths, saved)
+    else:
+        owned = _own_model(nodes, root, saved)
+    weights = name_owned_weights(owned) if owned else None
     named = {key: (weights or {}).get(key, name) for key, name in plain.items()}
     return named if len(set(named.values())) == len(named) else plain
+
+
+def _find_root(nodes: Sequence[Node]) -> int:
+    """The root, or the one object that a root holds which was made for this checkpoint alone."""
+    children = _children(nodes, 0)
+    if len(children) == 1 and _list_layers(nodes, 0) is None and nodes[children[0][1]].children:
+        return children[0][1] if children[0][0] != _EXPORTED else 0
+    return 0
 
 
 def _is_training(name: str) -> bool:
     return name in ("optimizer", "_optimizer", _SAVE_COUNTER) or name.endswith("_optimizer") or name in _PASSED_OVER
 
 
-def _find_paths(nodes: Sequence[Node]) -> dict[int, tuple[str, ...]]:
+def _children(nodes: Sequence[Node], number: int) -> list[tuple[str, int]]:
+    return [(name, child) for name, child in nodes[number].children if not _is_training(name)]
+
+
+def _find_paths(nodes: Sequence[Node], root: int) -> dict[int, tuple[str, ...]]:
     """The shortest way to each object that is no part of training; of several, the one that is listed first."""
-    if not nodes:
-        return {}
     slots = {slot for node in nodes for slot in node.slots}
-    paths: dict[int, tuple[str, ...]] = {0: ()}
-    pending = deque([0])
+    paths: dict[int, tuple[str, ...]] = {root: ()}
+    pending = deque([root])
     while pending:
         number = pending.popleft()
-        for name, child in nodes[number].children:
-            if child not in paths and child not in slots and not _is_training(name):
+        for name, child in _children(nodes, number):
+            if child not in paths and child not in slots:
                 paths[child] = (*paths[number], name)
                 pending.append(child)
     return paths
@@ -86,89 +105,112 @@ def _list_tensors(nodes: Sequence[Node], paths: Mapping[int, tuple[str, ...]]) -
 
 
 def _is_random(full_name: str) -> bool:
-    return any(_strip_number(part) in _RANDOM for part in full_name.split("/"))
+    return any(_NUMBERS_AT_END.sub("", part) in _RANDOM for part in full_name.split("/"))
 
 
-def _strip_number(name: str) -> str:
-    return re.sub(r"(_\d+)+\Z", "", name)
-
-
-def _variable(node: Node) -> tuple[str, str] | None:
-    """Key and own name of a variable; None if the object is none, or a random generator's."""
+def _find_variable(node: Node) -> tuple[str, tuple[str, ...]] | None:
+    """Key of a variable, and its own name without the last part; None if the object is none that counts."""
     found = [item for item in node.attributes if item.name == _VARIABLE]
-    return (found[0].key, found[0].full_name) if len(found) == 1 and not _is_random(found[0].full_name) else None
+    if len(found) != 1 or _is_random(found[0].full_name):
+        return None
+    return found[0].key, tuple(found[0].full_name.split("/")[:-1])
 
 
-def _name_saved(nodes: Sequence[Node], paths: Mapping[int, tuple[str, ...]], saved: SavedUse) -> dict[str, str] | None:
-    """Name the variables of a SavedModel by the scopes in which they are read; None where that does not tell."""
-    owned: dict[str, Owned] = {}
+def _own_exported(nodes: Sequence[Node], paths: Mapping[int, tuple[str, ...]], saved: SavedUse) -> Owned | None:
+    """Find the layers of an exported model's variables by scopes and own names; None where these do not tell."""
+    owned: Owned = {}
     owners: dict[tuple[str, ...], int] = {}
-    numbers = [number for number in paths if nodes[number].attributes]
+    models = {_without_number(scope[0]) for scope in saved.scopes.values() if scope}
+    numbers = [number for number in paths if _find_variable(nodes[number]) is not None]
     for number in sorted(numbers, key=lambda number: (not saved.trainable.get(number, True), number)):
-        variable = _variable(nodes[number])
-        if variable is None:
-            if any(not _is_random(item.full_name) for item in nodes[number].attributes):
-                return None
-            continue
-        key, full_name = variable
-        *_, owner, _ = ("", "", *full_name.split("/"))
-        scope = saved.scopes.get(number, ())
-        places = [place for place, part in enumerate(scope) if place and _NUMBER.fullmatch(part.removeprefix(owner))]
-        if not owner or not places or not all(_NUMBER.search(part) for part in scope[1 : places[-1] + 1]):
+        variable = _find_variable(nodes[number])
+        assert variable is not None
+        key, parts = variable
+        scope = saved.scopes.get(number)
+        chain = _align(parts, scope) if scope else parts[1:] if parts[:1] and parts[0] in models else parts
+        if not chain:
             return None
-        # Each scope has one number more than its layer, because the name was taken when the layer was built.
-        chain = tuple(part.rpartition("_")[0] for part in scope[1 : places[-1] + 1])
         owned[key] = (chain, owners.setdefault(chain, len(owners)))
-    return name_owned_weights(owned) if owned else None
+    return owned
 
 
-def _name_model(nodes: Sequence[Node], paths: Mapping[int, tuple[str, ...]]) -> dict[str, str] | None:
-    """Name the variables of the one Keras model in a checkpoint; None if there is none, or a name is not known."""
-    models = [number for number in (0, *(child for name, child in _children(nodes, 0))) if _layers(nodes, number)]
-    if not models:
-        return None
-    model = models[0]
-    if model != 0 and len(models) > 1:
-        return None
-    owned: dict[str, Owned] = {}
+def _align(parts: tuple[str, ...], scope: tuple[str, ...]) -> tuple[str, ...]:
+    """Join the layers of a scope and those of a variable's own name, which has lost some at its beginning.
+
+    The scope's first part is the model; each part has one number more than its layer.
+    """
+    for index in reversed(range(len(parts))):
+        for place in reversed(range(1, len(scope))):
+            if _NUMBER.fullmatch(scope[place].removeprefix(parts[index])):
+                return (*map(_without_number, scope[1 : place + 1]), *parts[index + 1 :])
+    return ()
+
+
+def _without_number(part: str) -> str:
+    stem, _, number = part.rpartition("_")
+    return stem if number.isdigit() and stem else part
+
+
+def _own_model(nodes: Sequence[Node], model: int, saved: SavedUse | None) -> Owned | None:
+    """Find the layers of a Keras model's variables; None if it is none, or a name is not known."""
+    layers = _list_layers(nodes, model)
+    # The layers of a model that is a class of its own are its attributes. Scopes tell it from what is none of Keras.
+    is_class = layers is None
+    if layers is None:
+        if saved is None:
+            return None
+        layers = [child for _, child in _children(nodes, model) if nodes[child].children]
+    seen = {model}
+    found = [(child, model, 0) for _, child in _children(nodes, model) if nodes[child].attributes]
+    seen.update(child for child, _, _ in found)
+    for layer in layers:
+        found += _walk_layer(nodes, layer, seen)
+    if saved is not None:
+        found.sort(key=lambda item: not saved.trainable.get(item[0], True))
+    owned: Owned = {}
     prefixes: set[tuple[str, ...]] = set()
-    seen: set[int] = {model}
-    for layer in _layers(nodes, model):
-        for number, owner, depth in _walk_layer(nodes, layer, seen):
-            variable = _variable(nodes[number])
-            if variable is None or number not in paths:
-                continue
-            key, full_name = variable
-            parts = tuple(full_name.split("/")[:-1])
-            if len(parts) < depth:
+    for number, owner, depth in found:
+        variable = _find_variable(nodes[number])
+        if variable is None:
+            continue
+        key, parts = variable
+        chain = _take_scope(parts, saved.scopes.get(number, ()), depth) if saved is not None else None
+        if chain is None:
+            if len(parts) < depth or (is_class and depth):
                 return None
+            chain = parts[len(parts) - depth :]
             prefixes.add(parts[: len(parts) - depth])
-            owned[key] = (parts[len(parts) - depth :], owner)
-    # The model's own name stands before some layers and never is a layer's.
-    outer = {chain[0] for chain, _ in owned.values()}
-    if any(prefix[-1] in outer for prefix in prefixes if prefix) or not _are_one_to_one(owned):
+        owned[key] = (chain, owner)
+    # The model's own name stands before those of some layers, and is no layer's.
+    outer = {chain[0] for chain, _ in owned.values() if chain}
+    if not outer:
         return None
-    return name_owned_weights(owned) if owned else None
-
-
-def _are_one_to_one(owned: Mapping[str, Owned]) -> bool:
     pairs = set(owned.values())
-    return len({chain for chain, _ in pairs}) == len(pairs) == len({owner for _, owner in pairs})
+    is_clear = len({chain for chain, _ in pairs}) == len(pairs) == len({owner for _, owner in pairs})
+    return owned if is_clear and not any(prefix[-1] in outer for prefix in prefixes if prefix) else None
 
 
-def _children(nodes: Sequence[Node], number: int) -> list[tuple[str, int]]:
-    return [(name, child) for name, child in nodes[number].children if not _is_training(name)]
+def _take_scope(parts: tuple[str, ...], scope: tuple[str, ...], depth: int) -> tuple[str, ...] | None:
+    """The layers of a variable that `depth` layers own: all from its scope, or the outermost; None if neither."""
+    numbered = [bool(_NUMBERS_AT_END.search(part)) for part in scope]
+    if depth == 0 or len(scope) < 2 or not numbered[1]:
+        return None
+    if len(scope) > depth and all(numbered[1 : depth + 1]):
+        return tuple(map(_without_number, scope[1 : depth + 1]))
+    if len(parts) < depth - 1:
+        return None
+    return (_without_number(scope[1]), *parts[len(parts) - depth + 1 :])
 
 
-def _layers(nodes: Sequence[Node], number: int) -> list[int]:
-    """The layers of a functional or sequential model, in order; nothing if the object is none."""
+def _list_layers(nodes: Sequence[Node], number: int) -> list[int] | None:
+    """The layers of a model, or of a layer that has a list of them; None if the object has none."""
     children = dict(nodes[number].children)
     if _INNER_MODEL in children:
         children = dict(nodes[children[_INNER_MODEL]].children)
     for name in _LAYERS:
         if name in children:
             return [child for _, child in nodes[children[name]].children]
-    return []
+    return None
 
 
 def _walk_layer(nodes: Sequence[Node], layer: int, seen: set[int]) -> Iterator[tuple[int, int, int]]:
@@ -179,11 +221,11 @@ def _walk_layer(nodes: Sequence[Node], layer: int, seen: set[int]) -> Iterator[t
         if owner in seen:
             continue
         seen.add(owner)
-        inner = _layers(nodes, owner)
-        lists = (*_LAYERS, _INNER_MODEL) if inner else ()
+        inner = _list_layers(nodes, owner)
+        lists = () if inner is None else (*_LAYERS, _INNER_MODEL)
         holders = [owner]
         children = [(name, child) for name, child in _children(nodes, owner) if name not in lists]
-        pending += [(child, depth + 1) for child in inner]
+        pending += [(child, depth + 1) for child in inner or ()]
         while children:
             _, child = children.pop(0)
             if any(item.name == _VARIABLE for item in nodes[child].attributes):

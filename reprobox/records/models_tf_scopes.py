@@ -53,6 +53,11 @@ def read_saved_use(path: Path) -> SavedUse:
         return _Walk(ProtobufReader(file, size)).run()
 
 
+def _reach(scopes: Mapping[int, tuple[str, ...]]) -> tuple[int, int]:
+    """How much a function reads and how deep: a model's call goes deeper than that of a model inside it."""
+    return len(scopes), sum(map(len, scopes.values()))
+
+
 class _Walk:
     def __init__(self, reader: ProtobufReader) -> None:
         self._reader = reader
@@ -73,11 +78,11 @@ class _Walk:
         best: dict[int, tuple[str, ...]] = {}
         for name, (arguments, function) in self._functions.items():
             bound = self._bound.get(name, [])
-            if len(bound) > len(best) and len(bound) <= len(arguments):
+            if len(best) <= len(bound) <= len(arguments):
                 # What a function has captured comes after what it is called with.
                 captured = dict(zip(arguments[len(arguments) - len(bound) :], bound, strict=True))
                 scopes = self._read_scopes(function, captured)
-                if len(scopes) > len(best):
+                if _reach(scopes) > _reach(best):
                     best = scopes
         return SavedUse(scopes=best, trainable=self._trainable)
 
