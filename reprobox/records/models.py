@@ -48,6 +48,7 @@ __all__ = [
     "digest_tensors_of",
     "examine_content",
     "has_tensors",
+    "list_companions",
     "list_tensors",
 ]
 
@@ -140,6 +141,33 @@ def digest_tensors_of(path: str | os.PathLike[str], format: str) -> ContentDiges
         ContentRefused: It holds something that is not read, or the format holds no tensors.
     """
     return digest_tensors(list_tensors(path, format))
+
+
+def list_companions(path: str | os.PathLike[str], format: str | None = None) -> tuple[Path, ...]:
+    """List the other files in which a file's content lies: of a checkpoint, a SavedModel, an ONNX model.
+
+    Args:
+        path: The file that stands for them all, or the folder of a SavedModel.
+        format: Its format, as `detect_format` names it; None detects it.
+
+    Returns:
+        Their paths; nothing for a file that is complete by itself.
+
+    Raises:
+        RecordError: The file is damaged, or names others that are not there.
+        ContentRefused: It names a file that is not below its folder.
+    """
+    path = Path(path)
+    known = format or detect_format(path)
+    if known in ("tf-checkpoint", "savedmodel"):
+        from reprobox.records import models_tensorflow
+
+        return models_tensorflow.list_companions(path, known)
+    if known == "onnx":
+        from reprobox.records.models_onnx import list_external_files
+
+        return tuple(path.parent / name for name in list_external_files(path))
+    return ()
 
 
 def digest_architecture(path: str | os.PathLike[str], format: str | None = None) -> ContentDigest | None:
