@@ -19,6 +19,8 @@ from reprobox.records.models_tensors import ContentDigest, reading
 TABLE_RECIPE: Final = "table-v1/sha256"
 
 _MAX_ROW_BYTES: Final = 4 << 20
+_BATCH_BYTES: Final = 1 << 18
+_SHORT: Final = 64
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _WIDE: Final = (b"\xff\xfe", b"\xfe\xff")
 
@@ -44,16 +46,31 @@ def digest_table(path: Path) -> ContentDigest:
         with path.open(encoding="latin-1", newline="") as text:
             text.seek(start)
             lines = _Lines(path, text)
+            parts: list[str] = []
+            batch_bytes = 0
             try:
                 for row in csv.reader(lines, delimiter=separator, strict=True):
+                    batch_bytes += lines.row_bytes
                     lines.row_bytes = 0
-                    parts = [len(row).to_bytes(8, "little")]
+                    parts.append(_spell_length(len(row)))
                     for cell in row:
-                        parts += (len(cell).to_bytes(8, "little"), cell.encode("latin-1"))
-                    state.update(b"".join(parts))
+                        parts += (_LENGTHS[len(cell)] if len(cell) < _SHORT else _spell_length(len(cell)), cell)
+                    if batch_bytes > _BATCH_BYTES:
+                        state.update("".join(parts).encode("latin-1"))
+                        parts.clear()
+                        batch_bytes = 0
             except csv.Error as error:
                 raise ContentRefused(path, f"it is no table of quoted cells: {error}") from error
+    state.update("".join(parts).encode("latin-1"))
     return ContentDigest(recipe=TABLE_RECIPE, digest=state.hexdigest())
+
+
+def _spell_length(length: int) -> str:
+    """Eight bytes, as the characters that they are in Latin-1."""
+    return length.to_bytes(8, "little").decode("latin-1")
+
+
+_LENGTHS: Final = tuple(_spell_length(length) for length in range(_SHORT))
 
 
 def _find_start(path: Path) -> int:

@@ -24,9 +24,12 @@ from reprobox.records.models_zip import require_spoolable
 if TYPE_CHECKING:
     from zipfile import ZipFile
 
+    import numpy as np
+
 _COPY_BYTES: Final = 1 << 20
 _FREE_BYTES: Final = 1 << 30
 _SPOOLS: Final = 32
+_TOUCHED_BYTES: Final = 32 << 20
 _EXPANSION: Final = 16
 """All tensors together may have this many times the file's bytes, and 1 GiB: views may overlap or repeat."""
 
@@ -179,10 +182,7 @@ class Storages:
             array = np.lib.stride_tricks.as_strided(base, shape=view.shape, strides=strides, writeable=False)
             try:
                 for index in plan_slabs(view.shape, plan):
-                    piece = np.ascontiguousarray(array[index]).tobytes()
-                    # What was read is in the file still; a mapping would keep all of it in memory.
-                    mapped.madvise(mmap.MADV_DONTNEED)
-                    yield self._to_little_endian(piece, element)
+                    yield self._to_little_endian(_copy(array[index], mapped), element)
             finally:
                 del base, array
 
@@ -213,6 +213,25 @@ class Storages:
         """Close all but the last used."""
         for storage in list(self._spools)[: max(0, len(self._spools) - keep)]:
             self._spools.pop(storage).close()
+
+
+def _copy(view: np.ndarray[Any, Any], mapped: mmap.mmap) -> bytes:
+    """Put the elements of a view in order, with little of the mapping in memory at once.
+
+    What was read is in the file still; the mapping would keep all that a view touches, which may be the whole storage.
+    """
+    import numpy as np
+
+    if view.ndim == 0:
+        return view.tobytes()
+    out = np.empty(view.shape, dtype=view.dtype)
+    axis = int(np.argmax(view.strides))
+    step = max(1, _TOUCHED_BYTES // max(1, view.strides[axis]))
+    for start in range(0, view.shape[axis], step):
+        part = (slice(None),) * axis + (slice(start, start + step),)
+        out[part] = view[part]
+        mapped.madvise(mmap.MADV_DONTNEED)
+    return out.tobytes()
 
 
 @contextmanager
