@@ -21,8 +21,8 @@ from reprobox.records.models_table import checksum, mask_checksum, read_table
 from reprobox.records.models_tensors import MAX_DIMENSIONS, MAX_NAME_BYTES, MAX_TENSORS, SLAB_BYTES, Tensor, reading
 
 _MAX_SHARDS: Final = 10_000
-_MAX_STRING_BYTES: Final = 256 << 20
-_MAX_STRINGS: Final = 10_000_000
+_MAX_STRING_BYTES: Final = 64 << 20
+_MAX_STRINGS: Final = 1_000_000
 
 # DataType of tensorflow/core/framework/types.proto → name in the recipe, bytes of one number, numbers in an element.
 _STRING: Final = 7

@@ -21,7 +21,7 @@ from reprobox.records.models_spans import read_span
 from reprobox.records.models_tensors import MAX_DIMENSIONS, MAX_NAME_BYTES, MAX_TENSORS, SLAB_BYTES, Tensor, reading
 
 _MAX_DEPTH: Final = 32
-_MAX_STRING_BYTES: Final = 256 << 20
+_MAX_STRING_BYTES: Final = 64 << 20
 _BATCH: Final = 1 << 16
 
 # TensorProto.DataType → name in the recipe, bits of an element, the field that has it where there is no raw_data,

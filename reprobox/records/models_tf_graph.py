@@ -14,8 +14,8 @@ from reprobox.records.models_tensors import MAX_NAME_BYTES
 
 OBJECT_GRAPH_KEY: Final = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
-_MAX_NODES: Final = 2_000_000
-_MAX_EDGES: Final = 8_000_000
+_MAX_NODES: Final = 500_000
+_MAX_EDGES: Final = 2_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

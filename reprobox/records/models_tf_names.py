@@ -21,10 +21,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from reprobox.records.models_keras import name_owned_weights
+from reprobox.records.models_tensors import MAX_NAME_BYTES
 from reprobox.records.models_tf_graph import Node
 from reprobox.records.models_tf_scopes import SavedUse
 
 _VARIABLE: Final = "VARIABLE_VALUE"
+_MAX_NAMES: Final = 64 << 20
 _SAVE_COUNTER: Final = "save_counter"
 _RANDOM: Final = frozenset({"seed_generator", "seed_generator_state"})
 _NUMBER: Final = re.compile(r"_\d+")
@@ -55,10 +57,10 @@ def name_checkpoint(nodes: Sequence[Node], saved: SavedUse | None = None) -> dic
     if not nodes:
         return {}
     root = _find_root(nodes)
-    paths = _find_paths(nodes, root)
-    plain = dict(_list_tensors(nodes, paths))
+    ways = _find_ways(nodes, root)
+    plain = dict(_list_tensors(nodes, ways))
     if saved is not None and _EXPORTED in dict(nodes[root].children):
-        owned = _own_exported(nodes, paths, saved)
+        owned = _own_exported(nodes, ways, saved)
     else:
         owned = _own_model(nodes, root, saved)
     weights = name_owned_weights(owned) if owned else None
@@ -82,26 +84,46 @@ def _children(nodes: Sequence[Node], number: int) -> list[tuple[str, int]]:
     return [(name, child) for name, child in nodes[number].children if not _is_training(name)]
 
 
-def _find_paths(nodes: Sequence[Node], root: int) -> dict[int, tuple[str, ...]]:
-    """The shortest way to each object that is no part of training; of several, the one that is listed first."""
+def _find_ways(nodes: Sequence[Node], root: int) -> dict[int, tuple[int, str]]:
+    """The shortest way to each object that is no part of training, as its last step; the one listed first of several.
+
+    A step is the object that it starts from and the name of the child. The root is its own.
+    """
     slots = {slot for node in nodes for slot in node.slots}
-    paths: dict[int, tuple[str, ...]] = {root: ()}
+    ways: dict[int, tuple[int, str]] = {root: (root, "")}
     pending = deque([root])
     while pending:
         number = pending.popleft()
         for name, child in _children(nodes, number):
-            if child not in paths and child not in slots:
-                paths[child] = (*paths[number], name)
+            if child not in ways and child not in slots:
+                ways[child] = (number, name)
                 pending.append(child)
-    return paths
+    return ways
 
 
-def _list_tensors(nodes: Sequence[Node], paths: Mapping[int, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
-    for number, path in paths.items():
+def _list_tensors(nodes: Sequence[Node], ways: Mapping[int, tuple[int, str]]) -> Iterator[tuple[str, str]]:
+    total = 0
+    for number in ways:
         for attribute in nodes[number].attributes:
             if not _is_random(attribute.full_name):
-                parts = path if attribute.name == _VARIABLE else (*path, attribute.name)
-                yield attribute.key, "/".join(parts) or attribute.name
+                parts = [*_follow(ways, number), *([] if attribute.name == _VARIABLE else [attribute.name])]
+                name = "/".join(parts) or attribute.name
+                total += len(name)
+                if total > _MAX_NAMES:
+                    raise ValueError(f"the names of its variables have more than {_MAX_NAMES} characters")
+                yield attribute.key, name
+
+
+def _follow(ways: Mapping[int, tuple[int, str]], number: int) -> list[str]:
+    parts: list[str] = []
+    length = 0
+    while ways[number][0] != number:
+        number, name = ways[number]
+        parts.append(name)
+        length += len(name) + 1
+        if length > MAX_NAME_BYTES:
+            raise ValueError(f"the way to a variable has more than {MAX_NAME_BYTES} characters")
+    return parts[::-1]
 
 
 def _is_random(full_name: str) -> bool:
@@ -116,12 +138,12 @@ def _find_variable(node: Node) -> tuple[str, tuple[str, ...]] | None:
     return found[0].key, tuple(found[0].full_name.split("/")[:-1])
 
 
-def _own_exported(nodes: Sequence[Node], paths: Mapping[int, tuple[str, ...]], saved: SavedUse) -> Owned | None:
+def _own_exported(nodes: Sequence[Node], ways: Mapping[int, tuple[int, str]], saved: SavedUse) -> Owned | None:
     """Find the layers of an exported model's variables by scopes and own names; None where these do not tell."""
     owned: Owned = {}
     owners: dict[tuple[str, ...], int] = {}
     models = {_without_number(scope[0]) for scope in saved.scopes.values() if scope}
-    numbers = [number for number in paths if _find_variable(nodes[number]) is not None]
+    numbers = [number for number in ways if _find_variable(nodes[number]) is not None]
     for number in sorted(numbers, key=lambda number: (not saved.trainable.get(number, True), number)):
         variable = _find_variable(nodes[number])
         assert variable is not None
@@ -223,11 +245,11 @@ def _walk_layer(nodes: Sequence[Node], layer: int, seen: set[int]) -> Iterator[t
         seen.add(owner)
         inner = _list_layers(nodes, owner)
         lists = () if inner is None else (*_LAYERS, _INNER_MODEL)
-        holders = [owner]
-        children = [(name, child) for name, child in _children(nodes, owner) if name not in lists]
+        holders = {owner}
+        children = deque((name, child) for name, child in _children(nodes, owner) if name not in lists)
         pending += [(child, depth + 1) for child in inner or ()]
         while children:
-            _, child = children.pop(0)
+            _, child = children.popleft()
             if any(item.name == _VARIABLE for item in nodes[child].attributes):
                 if child not in seen:
                     seen.add(child)
@@ -235,7 +257,7 @@ def _walk_layer(nodes: Sequence[Node], layer: int, seen: set[int]) -> Iterator[t
             elif nodes[child].children and all(key.isdigit() for key, _ in nodes[child].children):
                 # A list is no layer: what is in it belongs to its owner.
                 if child not in holders:
-                    holders.append(child)
-                    children += nodes[child].children
+                    holders.add(child)
+                    children.extend(nodes[child].children)
             elif nodes[child].children:
                 pending.append((child, depth + 1))

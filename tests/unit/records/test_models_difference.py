@@ -48,6 +48,11 @@ def test_what_is_missing_and_what_changed_its_type(tmp_path: Path) -> None:
     ]
     assert (found[2].shape_a, found[2].shape_b, found[2].max_absolute) == ((2, 3), (6,), None)
     assert (found[3].dtype_a, found[3].dtype_b) == ("float32", "float64")
+    other = {"only-a": "only-b", "only-b": "only-a"}
+    assert [
+        (item.name, other.get(item.change, item.change), item.dtype_b, item.dtype_a, item.shape_b, item.shape_a)
+        for item in compare(tmp_path, b, a)
+    ] == [(item.name, item.change, item.dtype_a, item.dtype_b, item.shape_a, item.shape_b) for item in found]
 
 
 def test_known_figures(tmp_path: Path) -> None:

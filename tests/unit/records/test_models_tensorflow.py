@@ -196,6 +196,16 @@ class TestNames:
         )
         assert name_checkpoint(nodes) == {"k3": "d/0"}
 
+    def test_a_long_way_is_no_long_memory(self) -> None:
+        """A chain of objects without an end, and a wide tree at the end of one, are given up."""
+        chain = [({"c": number + 1}, "") for number in range(200_000)]
+        with pytest.raises(ValueError, match="more than 4096"):
+            name_checkpoint(self.graph(*chain, ({}, "w")))
+        assert name_checkpoint(self.graph(*chain, ({}, ""))) == {}
+        wide = {str(number): number + 2 for number in range(1000)}
+        ends = [({}, "w")] * 1000
+        assert len(name_checkpoint(self.graph(({"x" * 4000: 1}, ""), (wide, ""), *ends))) == 1000
+
     def test_lost_names_are_not_guessed(self) -> None:
         """Where a nested layer's outer one is not known, all variables are called by their objects."""
         nodes = self.graph(
