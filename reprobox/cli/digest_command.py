@@ -93,6 +93,10 @@ def _print_differences(session: Session, paths: list[str], as_json: bool) -> Non
         for line in render_differences(differences, paths[0], paths[1]):
             typer.echo(line)
     if differences:
-        error = NotReproduced(f"{len(differences)} tensors differ between {paths[0]} and {paths[1]}")
+        error = NotReproduced(f"{paths[0]} and {paths[1]} differ in {_count(len(differences))}")
         error.reported = as_json  # type: ignore[attr-defined]
         raise error
+
+
+def _count(tensors: int) -> str:
+    return "1 tensor" if tensors == 1 else f"{tensors} tensors"

@@ -28,7 +28,7 @@ from reprobox.records.models_pickle import (
     parse_pickle,
 )
 from reprobox.records.models_storages import Element, Storages, View
-from reprobox.records.models_tensors import MAX_DIMENSIONS, MAX_TENSORS, Tensor, reading
+from reprobox.records.models_tensors import MAX_DIMENSIONS, MAX_NAME_BYTES, MAX_TENSORS, Tensor, reading
 from reprobox.records.models_zip import open_zip
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def open_torch(path: Path) -> Iterator[list[Tensor]]:
             search.run(_parse(path, archive, f"{root}data.pkl"))
             names = {info.filename.removeprefix(f"{root}data/") for info in archive.infolist()
                      if info.filename.startswith(f"{root}data/") and not info.is_dir()}  # fmt: skip
-            _require_all_reached(path, names, {item.storage for item in search.found} | search.left_out)
+            _require_all_reached(path, names, search.storages)
         with Storages(path, archive, prefix=f"{root}data/", big_endian=big_endian) as storages:
             yield [storages.tensor(item.name, item.storage, item.element, item.view) for item in search.found]
 
@@ -160,6 +160,23 @@ def _require_all_reached(path: Path, present: set[str], reached: set[str]) -> No
         raise ContentRefused(path, f"the tensors of its storage {key!r} are not found without unpickling")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """A value on the way of a search.
+
+    Attributes:
+        name: What a tensor is called that it is, or that is in it.
+        depth: How many values lead to it.
+        value: The value.
+        is_aside: Whether it is in a plain attribute of a module, which its `state_dict` does not have.
+    """
+
+    name: str
+    depth: int
+    value: Value
+    is_aside: bool
+
+
 class _Search:
     """A search for tensors in whatever a pickle holds.
 
@@ -168,83 +185,102 @@ class _Search:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.found: list[_Found] = []
-        self.left_out: set[str] = set()
-        """Storages of buffers that no `state_dict` has."""
+        self._found: list[_Found] = []
+        self._aside: list[_Found] = []
+        self._transient: set[str] = set()
+
+    @property
+    def found(self) -> list[_Found]:
+        """What was found, but for what stands aside as another name of a tensor of some module's state."""
+        state = {item.storage for item in self._found}
+        return self._found + [item for item in self._aside if item.storage not in state]
+
+    @property
+    def storages(self) -> set[str]:
+        """All storages that are accounted for."""
+        return {item.storage for item in (*self._found, *self._aside)} | self._transient
 
     def run(self, value: Value) -> None:
-        names: set[str] = set()
         visits = 0
-        pending: list[tuple[tuple[str, ...], Value]] = [((), value)]
+        pending = [_Held(name="", depth=0, value=value, is_aside=False)]
         while pending:
-            keys, item = pending.pop()
+            held = pending.pop()
             visits += 1
-            if visits > _MAX_VISITS or len(self.found) > MAX_TENSORS:
+            if visits > _MAX_VISITS or len(self._found) + len(self._aside) > MAX_TENSORS:
                 raise ContentRefused(self._path, f"it holds more than {_MAX_VISITS} values, by the ways to them")
-            name = ".".join(keys) or NAME_OF_ONE_TENSOR
-            rebuilt = _find_rebuild(self._path, name, item)
+            name = held.name if held.depth else NAME_OF_ONE_TENSOR
+            rebuilt = _find_rebuild(self._path, name, held.value)
             if rebuilt is not None:
-                if name in names:
-                    raise ContentRefused(self._path, f"two of its tensors have the name {name!r}")
-                names.add(name)
-                self.found.append(_describe(self._path, name, rebuilt))
-                continue
-            if isinstance(item, Persistent):
+                (self._aside if held.is_aside else self._found).append(_describe(self._path, name, rebuilt))
+            elif isinstance(held.value, Persistent):
                 raise ContentRefused(self._path, f"{name!r} is a storage without a tensor")
-            for key, child in self._children(name, item):
-                if len(keys) == _MAX_DEPTH:
-                    raise ContentRefused(
-                        self._path, f"it is nested more than {_MAX_DEPTH} levels deep, or holds itself"
-                    )
-                pending.append(((*keys, key), child))
-        if not self.found:
+            else:
+                pending += [self._step(held, *child) for child in self._children(name, held.value)]
+        if not self._found and not self._aside:
             raise ContentRefused(self._path, "it holds no tensors")
+        self._require_own_names()
 
-    def _children(self, name: str, item: Value) -> list[tuple[str, Value]]:
-        """List what a value holds, with what each adds to the name."""
+    def _require_own_names(self) -> None:
+        names: set[str] = set()
+        for item in self.found:
+            if item.name in names:
+                raise ContentRefused(self._path, f"two of its tensors have the name {item.name!r}")
+            names.add(item.name)
+
+    def _step(self, held: _Held, key: str, child: Value, is_aside: bool) -> _Held:
+        name = f"{held.name}.{key}" if held.depth else key
+        if held.depth == _MAX_DEPTH:
+            raise ContentRefused(self._path, f"it is nested more than {_MAX_DEPTH} levels deep, or holds itself")
+        if len(name) > MAX_NAME_BYTES:
+            raise ContentRefused(self._path, f"the name {name[:40]!r}… is longer than {MAX_NAME_BYTES} bytes")
+        return _Held(name=name, depth=held.depth + 1, value=child, is_aside=held.is_aside or is_aside)
+
+    def _children(self, name: str, item: Value) -> list[tuple[str, Value, bool]]:
+        """List what a value holds, what each adds to the name, and whether it stands aside from a module's state."""
         if isinstance(item, list | tuple):
-            return [(str(index), child) for index, child in enumerate(item) if _may_hold(child)]
+            return [(str(index), child, False) for index, child in enumerate(item) if _may_hold(child)]
         if isinstance(item, Dictionary):
             return self._items(name, item.pairs)
         if not isinstance(item, Call):
             return []
         state = _join_slots(item.state)
-        held: list[tuple[str, Value]] = []
+        held: list[tuple[str, Value, bool]] = []
         if isinstance(state, Dictionary):
             held = self._items(name, state.pairs)
-            if any(key in ("_parameters", "_modules") for key, _ in held):
+            if any(key in ("_parameters", "_modules") for key, _, _ in held):
                 held = self._module_items(name, held, state)
         elif _may_hold(state):
-            held = [("state", state)]
+            held = [("state", state, False)]
         held += self._children(name, item.elements)
         held += self._items(name, item.pairs)
-        return [*held, ("args", item.arguments)] if _may_hold(item.arguments) else held
+        return [*held, ("args", item.arguments, False)] if _may_hold(item.arguments) else held
 
-    def _items(self, name: str, pairs: list[tuple[Value, Value]]) -> list[tuple[str, Value]]:
+    def _items(self, name: str, pairs: list[tuple[Value, Value]]) -> list[tuple[str, Value, bool]]:
         last: dict[str, Value] = {}
         for key, child in pairs:
             if isinstance(key, str) or type(key) is int:
                 last[str(key)] = child
             elif _may_hold(child) or _may_hold(key):
                 raise ContentRefused(self._path, f"{name!r} has a key that is neither text nor a number")
-        return [(key, child) for key, child in last.items() if _may_hold(child)]
+        return [(key, child, False) for key, child in last.items() if _may_hold(child)]
 
-    def _module_items(self, name: str, held: list[tuple[str, Value]], state: Dictionary) -> list[tuple[str, Value]]:
-        """What a module's `state_dict` has: its own tensors and its children by their own names."""
+    def _module_items(
+        self, name: str, held: list[tuple[str, Value, bool]], state: Dictionary
+    ) -> list[tuple[str, Value, bool]]:
+        """What a module's `state_dict` has: its own tensors and its children by their own names. The rest is aside."""
         transient = next((value for key, value in state.pairs if key == _TRANSIENT), None)
         left_out = {text for text in transient if isinstance(text, str)} if isinstance(transient, list) else set()
-        items = []
-        for key, child in held:
+        items: list[tuple[str, Value, bool]] = []
+        for key, child, _ in held:
             if key not in ("_parameters", "_buffers", "_modules") or not isinstance(child, Dictionary):
-                if key != _TRANSIENT:
-                    items.append((key, child))
+                items += [(key, child, True)] if key != _TRANSIENT else []
                 continue
-            for inner, value in self._items(name, child.pairs):
+            for inner, value, _ in self._items(name, child.pairs):
                 if key == "_buffers" and inner in left_out:
                     rebuilt = _find_rebuild(self._path, inner, value)
-                    self.left_out |= {_describe(self._path, inner, rebuilt).storage} if rebuilt else set()
+                    self._transient |= {_describe(self._path, inner, rebuilt).storage} if rebuilt else set()
                 else:
-                    items.append((inner, value))
+                    items.append((inner, value, False))
         return items
 
 
@@ -298,6 +334,10 @@ def _describe(path: Path, name: str, rebuilt: tuple[Global, tuple[Value, ...]]) 
         raise ValueError(f"the storage of {name!r} is none of torch")
     if "/" in key or key in (".", ".."):
         raise ValueError(f"the storage of {name!r} has the name {key[:40]!r}")
+    for metadata in arguments[6:]:
+        # A tensor may be marked to be conjugated or negated when it is used.
+        if isinstance(metadata, Dictionary) and any(value is True for _, value in metadata.pairs):
+            raise ContentRefused(path, f"{name!r} is a tensor that is conjugated or negated as it is read")
     dtype = _STORAGES.get(storage_type.name.removeprefix("torch."))
     if function.name.endswith("_v3"):
         declared = arguments[6] if len(arguments) > 6 else None

@@ -76,12 +76,14 @@ def make_torch() -> None:
         "list": [base, {"deep": tensors["steps"]}, (base, None, "x")],
     }
     torch.save(nested, folder / "nested.pt")
+    torch.save({"lazy": torch.ones(2, dtype=torch.complex64).conj()}, folder / "conjugated.pt")
     torch.save(tensors["dense.weight"], folder / "alone.pt")
     np.save(folder / "alone.npy", arrays["dense.weight"])
     torch.manual_seed(3)
     module = torch.nn.Sequential(
-        torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2), torch.nn.Sequential(torch.nn.Conv1d(1, 2, 1))
+        torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2), torch.nn.Sequential(torch.nn.LSTM(2, 2))
     )
+    # Neither is in a state_dict; an LSTM has its weights in a list, too.
     module.register_buffer("transient", torch.ones(2), persistent=False)
     torch.save(module, folder / "module.pt")
     torch.save(module.state_dict(), folder / "module-state.pt")

@@ -125,6 +125,10 @@ class TestReading:
         """A pickled module has the digest of its state_dict, without its class being imported."""
         assert digest(FIXTURES / "module.pt") == digest(FIXTURES / "module-state.pt")
 
+    def test_a_tensor_that_is_not_what_its_bytes_say_is_refused(self) -> None:
+        """Conjugation that torch does as it reads would escape a digest of the bytes."""
+        assert "conjugated" in outcome(FIXTURES / "conjugated.pt")
+
     def test_the_old_format_is_recognised(self) -> None:
         """A file without a zip archive has a format, no digest, and a reason that says what to do."""
         assert detect_format(FIXTURES / "legacy.pt") == "torch-legacy"
