@@ -96,12 +96,12 @@ def test_what_is_no_table_has_no_digest(tmp_path: Path, data: bytes, reason: str
 
 
 def test_flips_are_noticed(tmp_path: Path) -> None:
-    """1,000 bits flipped inside cells: none keeps the digest."""
+    """100 bits flipped inside cells: none keeps the digest."""
     good = "\n".join(f"{number},{number / 7},name{number}" for number in range(200)).encode() + b"\n"
     before = digest(tmp_path, good)
     dice = random.Random(6)
     places = [place for place, byte in enumerate(good) if byte not in b",\n"]
-    for _ in range(1000):
+    for _ in range(100):
         data = bytearray(good)
         data[dice.choice(places)] ^= 1 << dice.randrange(8)
         (tmp_path / "x.csv").write_bytes(data)
