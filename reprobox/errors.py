@@ -163,6 +163,7 @@ class ContentRefused(RecordError):
 
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
         super().__init__(f"{os.fspath(path)}: has no content digest: {reason}")
+        self.path = os.fspath(path)
         self.reason = reason
 
 

@@ -17,6 +17,7 @@ from reprobox.cli import (
     attest_command,
     bundle_commands,
     compare_commands,
+    digest_command,
     doctor_command,
     environment_commands,
     gc_command,
@@ -72,6 +73,7 @@ registry_commands.register(app)
 run_commands.register(app)
 compare_commands.register(app)
 attest_command.register(app)
+digest_command.register(app)
 bundle_commands.register(app)
 doctor_command.register(app)
 gc_command.register(app)

@@ -1,4 +1,4 @@
-"""`reprobox run`, `eval`, `check`, `runs`, `show` and `digest`."""
+"""`reprobox run`, `eval`, `check`, `runs` and `show`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,6 @@ def register(app: typer.Typer) -> None:
     app.command("check")(check)
     app.command("runs")(runs)
     app.command("show")(show)
-    app.command("digest")(digest)
 
 
 def run(
@@ -339,35 +338,3 @@ def show(context: typer.Context, run: RunArgument = "latest", as_json: JsonOptio
         typer.echo(line)
     for line in list_signed(session, run_id):
         typer.echo(line)
-
-
-def digest(
-    context: typer.Context,
-    paths: Annotated[list[str], typer.Argument(metavar="PATH…", help="Files.", show_default=False)],
-    as_json: JsonOption = False,
-) -> None:
-    """Print file digest and content digest of models, arrays and metrics."""
-    from reprobox.records.digests import digest_file
-    from reprobox.records.models import detect_format, digest_content
-
-    session: Session = context.obj
-    rows = []
-    for name in paths:
-        path = session.cwd / name
-        sha256 = digest_file(path).sha256
-        format_ = detect_format(path)
-        content = digest_content(path, format_) if format_ else None
-        rows.append(
-            {
-                "path": name,
-                "sha256": sha256,
-                "format": format_,
-                "content": None if content is None else {"recipe": content.recipe, "digest": content.digest},
-            }
-        )
-        if not as_json:
-            typer.echo(f"sha256:{sha256}  {name}")
-            if content is not None:
-                typer.echo(f"{content.recipe}:{content.digest}  {name} ({format_})")
-    if as_json:
-        print_document(rows)

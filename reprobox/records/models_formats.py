@@ -17,6 +17,10 @@ Format = Literal[
     "npy",
     "safetensors",
     "torch-zip",
+    "torch-legacy",
+    "tf-checkpoint",
+    "onnx",
+    "gguf",
     "pickle",
     "json",
     "csv",
@@ -28,6 +32,10 @@ Format = Literal[
 FORMATS: Final[frozenset[str]] = frozenset(get_args(Format))
 
 _HDF5_MAGIC: Final = b"\x89HDF\r\n\x1a\n"
+_GGUF_MAGIC: Final = b"GGUF"
+_TORCH_LEGACY_MAGIC: Final = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+_TABLE_MAGIC: Final = bytes.fromhex("57fb808b247547db")
+_TABLE_FOOTER_BYTES: Final = 48
 _SUFFIXES: Final[dict[str, Format]] = {
     ".keras": "keras",
     ".npz": "npz",
@@ -40,6 +48,7 @@ _SUFFIXES: Final[dict[str, Format]] = {
     ".csv": "csv",
     ".tsv": "csv",
     ".parquet": "parquet",
+    ".onnx": "onnx",
 }
 
 
@@ -50,7 +59,8 @@ def detect_format(path: str | os.PathLike[str]) -> Format | None:
     has its format; reading it fails then.
 
     Args:
-        path: A file, or a folder, which has a format only if it is a SavedModel.
+        path: A file, or a folder, which has a format only if it is a SavedModel. The file `saved_model.pb` stands for
+            its folder, and the index of a TensorFlow checkpoint for the files of data beside it.
 
     Returns:
         The format, or None where neither content nor name tells.
@@ -89,14 +99,22 @@ def _detect(path: Path, file: BinaryIO) -> Format | None:
         return "parquet"
     if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") + 8 <= size:
         return "safetensors"
-    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and _last_byte(file) == b".":
+    if head.startswith(_GGUF_MAGIC):
+        return "gguf"
+    if head.startswith(_TORCH_LEGACY_MAGIC):
+        return "torch-legacy"
+    if path.name == "saved_model.pb":
+        return "savedmodel"
+    if path.suffix == ".index" and size >= _TABLE_FOOTER_BYTES and _last_bytes(file, len(_TABLE_MAGIC)) == _TABLE_MAGIC:
+        return "tf-checkpoint"
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and _last_bytes(file, 1) == b".":
         return "pickle"  # PROTO first, STOP last
     return by_name
 
 
-def _last_byte(file: BinaryIO) -> bytes:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1)
+def _last_bytes(file: BinaryIO, count: int) -> bytes:
+    file.seek(-count, os.SEEK_END)
+    return file.read(count)
 
 
 def _is_hdf5(file: BinaryIO, size: int) -> bool:

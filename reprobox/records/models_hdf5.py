@@ -69,6 +69,24 @@ def open_hdf5(path: Path, stream: BinaryIO | None = None) -> Iterator[Hdf5]:
         yield Hdf5(path=path, file=file, raw=raw, size_bytes=size_bytes)
 
 
+@contextmanager
+def open_datasets(path: Path) -> Iterator[list[Tensor]]:
+    """Open an HDF5 file of no known layout and list its datasets as tensors.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A context manager that gives the tensors; they can be read inside it.
+
+    Raises:
+        RecordError: The file is truncated or damaged.
+        ContentRefused: It has something that is not read.
+    """
+    with open_hdf5(path) as hdf5:
+        yield list(list_datasets(hdf5).tensors)
+
+
 def list_datasets(hdf5: Hdf5) -> Hdf5Listing:
     """Walk through an HDF5 file.
 

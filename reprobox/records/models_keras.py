@@ -113,6 +113,51 @@ def name_legacy_weights(layers: Sequence[LegacyLayer]) -> dict[tuple[str, str], 
     return named
 
 
+def name_owned_weights(weights: Mapping[str, tuple[tuple[str, ...], int]]) -> dict[str, str] | None:
+    """Name variables of which the layers that own them are known.
+
+    Args:
+        weights: Key → the layer names from the outermost layer to the owner, and the number of the owner; the
+            variables of one owner in their order.
+
+    Returns:
+        Key → canonical name; None should two come to one name.
+    """
+    tops = {chain: (chain[:1], chain) for chain, _ in weights.values()}
+    names = _name_owners(tops)
+    counts: Counter[tuple[tuple[str, ...], int]] = Counter()
+    named = {}
+    for key, (chain, owner) in weights.items():
+        named[key] = _join(names[chain], str(counts[chain, owner]))
+        counts[chain, owner] += 1
+    return named if len(set(named.values())) == len(named) else None
+
+
+def is_optimizer_weight(path: str) -> bool:
+    """Tell the variables of optimizers.
+
+    Args:
+        path: A dataset's path in a `.weights.h5` layout.
+
+    Returns:
+        Whether it lies below `optimizer` or `<anything>_optimizer`.
+    """
+    top, slash, _ = path.partition("/")
+    return bool(slash) and (top == "optimizer" or top.endswith("_optimizer"))
+
+
+def rename_layers(names: Iterable[str]) -> dict[str, str]:
+    """Count the layers of a configuration anew.
+
+    Args:
+        names: Names of layers and models.
+
+    Returns:
+        Name → the name that it has in every process that makes this model.
+    """
+    return _renumber(names)
+
+
 def _chain(owner: str, layer_names: Mapping[str, str]) -> tuple[str, ...]:
     """The names of the layers from the model down to the owner of a variable."""
     chain = []

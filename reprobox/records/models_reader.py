@@ -4,8 +4,9 @@ The child is started when first needed, serves one request at a time, and ends w
 it takes too long, the file in hand is damaged as far as anybody can tell, and the next request gets a new child. In the
 child, memory is limited and HDF5 loads no plugins.
 
-Requests and answers are one line of JSON each. A request has `task` (`detect` or `examine`), `path` and `format`; an
-answer has `format`, or `recipe` and `digest`, or `refused`, or `error`.
+Requests and answers are one line of JSON each. A request has `task` (`detect`, `compare`, or what is to be hashed),
+`path` and `format`, and for `compare` also `other_path` and `other_format`. An answer has `format`, or `recipe` and
+`digest`, or `differences`, or `refused` and the `path` that it is about, or `error`.
 """
 
 from __future__ import annotations
@@ -20,11 +21,16 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, Final, NoReturn
+from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
 
 from reprobox.errors import ContentRefused, RecordError, ReproboxError
 from reprobox.records.models_tensors import ContentDigest
+
+if TYPE_CHECKING:
+    from reprobox.records.models_difference import TensorDifference
+    from reprobox.records.models_parts import Part
 
 _MEMORY_BYTES: Final = 4 << 30
 _GRACE_S: Final = 60.0
@@ -53,12 +59,13 @@ def detect_in_child(path: Path) -> str:
     return str(_ask("detect", path, "")["format"])
 
 
-def examine_in_child(path: Path, format: str) -> ContentDigest:
-    """Hash what a file holds, by `models.digest_tensors_of` in the child.
+def examine_in_child(path: Path, format: str, part: Part = "content") -> ContentDigest:
+    """Hash what a file holds, or another part of it, in the child.
 
     Args:
         path: The file.
         format: A format that HDF5 is part of.
+        part: Which part.
 
     Returns:
         The digest with its recipe.
@@ -67,8 +74,34 @@ def examine_in_child(path: Path, format: str) -> ContentDigest:
         ContentRefused: It holds something that is not read.
         RecordError: It is damaged, crashed the library, or held it for too long.
     """
-    answer = _ask("examine", path, format)
+    answer = _ask(part, path, format)
     return ContentDigest(recipe=answer["recipe"], digest=answer["digest"])
+
+
+def compare_in_child(path_a: Path, format_a: str, path_b: Path, format_b: str) -> tuple[TensorDifference, ...]:
+    """Compare the tensors of two files, by `models_difference.compare_in_process` in the child.
+
+    Args:
+        path_a: A file.
+        format_a: Its format.
+        path_b: Another one.
+        format_b: Its format.
+
+    Returns:
+        What differs.
+
+    Raises:
+        ContentRefused: One holds something that is not read.
+        RecordError: One is damaged, crashed the library, or held it for too long.
+    """
+    from reprobox.records.models_difference import TensorDifference
+
+    answer = _ask("compare", path_a, format_a, other=(path_b, format_b))
+    rows = answer["differences"]
+    for row in rows:
+        for shape in ("shape_a", "shape_b"):
+            row[shape] = None if row[shape] is None else tuple(row[shape])
+    return tuple(TensorDifference(**row) for row in rows)
 
 
 def serve() -> None:
@@ -84,40 +117,51 @@ def serve() -> None:
     os.dup2(2, sys.stdout.fileno())
     for line in sys.stdin:
         request = json.loads(line)
-        answers.write(json.dumps(_answer(request["task"], Path(request["path"]), request["format"])) + "\n")
+        answers.write(json.dumps(_answer(request)) + "\n")
         answers.flush()
 
 
-def _answer(task: str, path: Path, format: str) -> dict[str, str]:
-    from reprobox.records.models import digest_tensors_of
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    from reprobox.records.models_difference import compare_in_process
     from reprobox.records.models_formats import detect_hdf5
+    from reprobox.records.models_parts import digest_part
 
+    path, format = Path(request["path"]), request["format"]
     try:
-        if task == "detect":
+        if request["task"] == "detect":
             return {"format": detect_hdf5(path)}
-        content = digest_tensors_of(path, format)
+        if request["task"] == "compare":
+            differences = compare_in_process(path, format, Path(request["other_path"]), request["other_format"])
+            return {"differences": [asdict(difference) for difference in differences]}
+        content = digest_part(path, format, request["task"])
         return {"recipe": content.recipe, "digest": content.digest}
     except ContentRefused as refused:
-        return {"refused": refused.reason}
+        return {"refused": refused.reason, "path": refused.path}
     except RecordError as error:
         return {"error": error.message}
 
 
-def _ask(task: str, path: Path, format: str) -> dict[str, Any]:
-    absolute = path.absolute()
+def _ask(task: str, path: Path, format: str, other: tuple[Path, str] | None = None) -> dict[str, Any]:
+    paths = {str(path.absolute()): path}
+    request = {"task": task, "path": str(path.absolute()), "format": format}
+    if other is not None:
+        paths[str(other[0].absolute())] = other[0]
+        request |= {"other_path": str(other[0].absolute()), "other_format": other[1]}
     try:
-        timeout_s = _GRACE_S + absolute.stat().st_size / _SLOWEST_BYTES_PER_S
+        timeout_s = _GRACE_S + sum(found.stat().st_size for found in paths.values()) / _SLOWEST_BYTES_PER_S
     except OSError as error:
-        raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from error
-    request = json.dumps({"task": task, "path": str(absolute), "format": format})
+        raise RecordError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
     try:
-        answer = _CHILD.ask(request, timeout_s)
+        answer = _CHILD.ask(json.dumps(request), timeout_s)
     except _Gone as gone:
-        raise RecordError(f"{path}: cannot be read as HDF5: {gone}") from gone
+        raise RecordError(f"{' or '.join(map(str, paths.values()))}: cannot be read as HDF5: {gone}") from gone
     if "refused" in answer:
-        raise ContentRefused(path, answer["refused"])
+        raise ContentRefused(paths.get(answer["path"], answer["path"]), answer["refused"])
     if "error" in answer:
-        raise RecordError(str(answer["error"]).replace(str(absolute), str(path), 1))
+        message = str(answer["error"])
+        for absolute, given in paths.items():
+            message = message.replace(absolute, str(given), 1)
+        raise RecordError(message)
     return answer
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from reprobox.errors import ContentRefused
-from reprobox.records.models_tensors import MAX_TENSORS, SLAB_BYTES, Tensor, reading
+from reprobox.records.models_spans import read_exactly, read_span
+from reprobox.records.models_tensors import MAX_TENSORS, Tensor, reading
 
 MAX_HEADER_BYTES: Final = 100_000_000
 """The format's own limit."""
@@ -72,10 +73,10 @@ def open_safetensors(path: Path) -> Iterator[list[Tensor]]:
 
 def _list_tensors(path: Path, file: BinaryIO) -> list[Tensor]:
     size = os.fstat(file.fileno()).st_size
-    header_bytes = int.from_bytes(_read_exactly(file, 8), "little")
+    header_bytes = int.from_bytes(read_exactly(file, 8), "little")
     if header_bytes > min(MAX_HEADER_BYTES, size - 8):
         raise ValueError(f"a header of {header_bytes} bytes does not fit")
-    header = json.loads(_read_exactly(file, header_bytes).decode("utf-8"), object_pairs_hook=_require_unique)
+    header = json.loads(read_exactly(file, header_bytes).decode("utf-8"), object_pairs_hook=_require_unique)
     if not isinstance(header, dict):
         raise ValueError("the header is no JSON object")
     header.pop("__metadata__", None)
@@ -86,7 +87,7 @@ def _list_tensors(path: Path, file: BinaryIO) -> list[Tensor]:
     for name, entry in header.items():
         dtype, shape, begin, end = _parse_entry(path, name, entry)
         spans.append((begin, end))
-        chunks = _chunk_reader(path, file, 8 + header_bytes + begin, end - begin)
+        chunks = read_span(path, file, 8 + header_bytes + begin, end - begin, "safetensors")
         tensors.append(Tensor(name=name, dtype=dtype, shape=shape, nbytes=end - begin, chunks=chunks, origin=name))
     _require_seamless(spans, size - 8 - header_bytes)
     return tensors
@@ -116,24 +117,6 @@ def _require_seamless(spans: list[tuple[int, int]], data_bytes: int) -> None:
         position = end
     if position != data_bytes:
         raise ValueError(f"the tensors cover {position} of {data_bytes} bytes")
-
-
-def _chunk_reader(path: Path, file: BinaryIO, offset: int, count: int) -> Callable[[], Iterator[bytes]]:
-    def chunks() -> Iterator[bytes]:
-        for start in range(0, count, SLAB_BYTES):
-            with reading(path, "safetensors"):
-                file.seek(offset + start)
-                chunk = _read_exactly(file, min(SLAB_BYTES, count - start))
-            yield chunk
-
-    return chunks
-
-
-def _read_exactly(file: BinaryIO, count: int) -> bytes:
-    data = file.read(count)
-    if len(data) != count:
-        raise EOFError(f"the file ends {count - len(data)} bytes too early")
-    return data
 
 
 def _require_unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

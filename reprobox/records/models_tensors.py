@@ -134,19 +134,20 @@ def sort_tensors(path: str | os.PathLike[str], tensors: Iterable[Tensor]) -> tup
     return tuple(tensor for _, tensor in named)
 
 
-def digest_tensors(tensors: Iterable[Tensor]) -> ContentDigest:
+def digest_tensors(tensors: Iterable[Tensor], recipe: str = TENSORS_RECIPE) -> ContentDigest:
     """Hash named tensors, each with its length before it, so that no two lists share an encoding.
 
     Args:
         tensors: In the order that `sort_tensors` gives. Each is read before the next one is asked for.
+        recipe: Of what they are; its name without `/sha256` is hashed first.
 
     Returns:
-        The digest under the recipe `tensors-v1/sha256`.
+        The digest under the recipe.
 
     Raises:
         RecordError: A tensor gave another number of bytes than it announced, or the names do not rise.
     """
-    state = hashlib.sha256(b"reprobox tensors-v1\n")
+    state = hashlib.sha256(f"reprobox {recipe.removesuffix('/sha256')}\n".encode())
     last = None
     for tensor in tensors:
         name = tensor.name.encode("utf-8")
@@ -166,7 +167,7 @@ def digest_tensors(tensors: Iterable[Tensor]) -> ContentDigest:
             count += len(chunk)
         if count != announced:
             raise RecordError(f"tensor {tensor.origin!r} announced {announced} bytes and gave {count}")
-    return ContentDigest(recipe=TENSORS_RECIPE, digest=state.hexdigest())
+    return ContentDigest(recipe=recipe, digest=state.hexdigest())
 
 
 def _u64(value: int) -> bytes:

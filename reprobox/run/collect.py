@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from reprobox.errors import RecordError, ReproboxError
+from reprobox.errors import ContentRefused, RecordError, ReproboxError
 from reprobox.records.digests import digest_file, digest_files
 from reprobox.records.metrics import (
     compare_metrics,
@@ -19,7 +19,7 @@ from reprobox.records.metrics import (
     merge_metrics,
     parse_metrics,
 )
-from reprobox.records.models import detect_format, digest_content
+from reprobox.records.models import ContentDigest, detect_format, digest_content, list_companions
 from reprobox.records.record import STREAMS, Output, Record, Status
 from reprobox.records.store import RunStore
 
@@ -103,13 +103,14 @@ def collect_outputs(
         if place is not None:
             found[path] = place
     digests = digest_files(found.values(), workers)
+    recorded = set(found.values())
     outputs: list[Output] = []
     by_file: dict[str, dict[str, float | int]] = {}
     for path, place in sorted(found.items()):
         digest = digests[place]
         try:
             format_ = detect_format(place)
-            content = digest_content(place, format_) if format_ else None
+            content = _digest_recorded(place, format_, recorded)
         except ReproboxError as error:
             # Whatever is the matter with one file, the run is recorded.
             format_, content = None, None
@@ -132,6 +133,19 @@ def collect_outputs(
     for place in found.values():
         store.keep_file(place, digests[place].sha256)
     return Collected(outputs=tuple(outputs), metrics=dict(merge_metrics(by_file)), tainted=tuple(tainted))
+
+
+def _digest_recorded(place: Path, format_: str | None, recorded: Set[Path]) -> ContentDigest | None:
+    """Hash a file's content, unless it lies in other files, too, of which the record has not all."""
+    if format_ is None:
+        return None
+    try:
+        companions = list_companions(place, format_)
+    except ContentRefused:
+        return None
+    if any(companion not in recorded for companion in companions):
+        return None
+    return digest_content(place, format_)
 
 
 def _real_file(work: Path, path: Path, state: os.stat_result) -> Path | None:
