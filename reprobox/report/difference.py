@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from reprobox.diff.compare import Difference
-from reprobox.diff.judge import Judgement, RerunJudged
+from reprobox.diff.judge import Judgement, OutputJudged, RerunJudged
 from reprobox.diff.trail import STAGES, Divergence
 from reprobox.records.metrics import encode_metric, format_metric
+from reprobox.report import tensors
 from reprobox.report.text import Style, render_table
 from reprobox.run.verify import Verification
 
@@ -22,6 +23,8 @@ _GRADES = {
     "new": "is new",
 }
 _WIDTH = 44
+_SHOWN = 4
+"""Tensors that are shown of one output; `reprobox digest --diff` shows all."""
 
 
 def render_differences(found: Sequence[Difference], names: tuple[str, str], style: Style) -> list[str]:
@@ -80,7 +83,7 @@ def render_verification(found: Verification, style: Style) -> list[str]:
     ]
     shown = next((row for row in judgement.reruns if row.verdict == judgement.verdict), judgement.reruns[0])
     if shown.outputs:
-        lines += ["", *_render_outputs(shown, style)]
+        lines += ["", *_render_outputs(shown, found, style)]
     if shown.metrics:
         lines += ["", *_render_metrics(shown, style)]
     if found.divergence is not None:
@@ -104,12 +107,19 @@ def explain_verdict(judgement: Judgement) -> str:
     return "it did not come out as recorded"
 
 
-def _render_outputs(rerun: RerunJudged, style: Style) -> list[str]:
+def _render_outputs(rerun: RerunJudged, found: Verification, style: Style) -> list[str]:
     rows = []
     for output in rerun.outputs:
         good = output.grade in ("identical", "content")
         rows.append((output.path, style(_GRADES[output.grade], "green" if good else "red")))
-    return render_table(rows)
+    lines = []
+    for line, output in zip(render_table(rows), rerun.outputs, strict=True):
+        lines.append(line)
+        moved = tensors.render_differences(found.moved.get(output.path, ()), "the record", "the run made again")
+        if output.path in found.moved:
+            lines += [f"    {text}" for text in moved[:_SHOWN]]
+            lines += [f"    and {len(moved) - _SHOWN} more tensors"] if len(moved) > _SHOWN else []
+    return lines
 
 
 def _render_metrics(rerun: RerunJudged, style: Style) -> list[str]:
@@ -163,7 +173,7 @@ def describe_verification(found: Verification) -> dict[str, Any]:
             for row in judgement.reruns
         ],
         "verdict": judgement.verdict,
-        "outputs": [{"path": row.path, "grade": row.grade} for row in shown.outputs],
+        "outputs": [_describe_output(row, found) for row in shown.outputs],
         "first_divergence": None
         if divergence is None
         else {
@@ -175,3 +185,11 @@ def describe_verification(found: Verification) -> dict[str, Any]:
         "hardware": list_differences(found.hardware),
         "notes": list(found.notes),
     }
+
+
+def _describe_output(row: OutputJudged, found: Verification) -> dict[str, Any]:
+    described: dict[str, Any] = {"path": row.path, "grade": row.grade}
+    if row.path in found.moved:
+        document = tensors.render_difference_document(found.moved[row.path], "recorded", "found")
+        described["tensors"] = document["tensors"]
+    return described

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from reprobox.diff.judge import Judgement, Tolerance, judge_reruns, require_know
 from reprobox.diff.trail import Divergence, find_divergence, parse_trail
 from reprobox.errors import ArtefactAltered, CommandFailed, Interrupted, RecordError
 from reprobox.records.check import check_run
+from reprobox.records.models_difference import TensorDifference, compare_tensors
 from reprobox.records.record import Record, RunId
+from reprobox.records.store import RunStore
 from reprobox.run.driver import load_image_of, load_lock_of, require_gpu_fit, settle_recorded
 from reprobox.run.execute import execute
 from reprobox.run.materials import gather_from_record
@@ -34,6 +37,7 @@ class Verification:
         hardware: How the machine that ran them differs from the recorded one, of the first of them.
         divergence: The first stage at which the first differing one parted from the record; None where none did, or
             where the trails do not tell.
+        moved: Path of an output that differs → what its tensors differ in, for those that hold any that can be read.
         notes: What else a person should know.
     """
 
@@ -42,6 +46,7 @@ class Verification:
     judgement: Judgement
     hardware: tuple[Difference, ...]
     divergence: Divergence | None
+    moved: Mapping[str, tuple[TensorDifference, ...]]
     notes: tuple[str, ...]
 
 
@@ -106,6 +111,7 @@ def verify_run(
         judgement=judgement,
         hardware=compare_hardware(recorded.draft["hardware"], reruns[0].draft["hardware"]),
         divergence=_find_divergence(world, recorded, reruns, judgement),
+        moved=_compare_outputs(world.store, judgement),
         notes=tuple(_notes(recorded, reruns)),
     )
 
@@ -154,6 +160,22 @@ def _find_divergence(
                 )
             )
     return None
+
+
+def _compare_outputs(store: RunStore, judgement: Judgement) -> dict[str, tuple[TensorDifference, ...]]:
+    """Compare the tensors of outputs that differ, of the first run that did not come out as recorded."""
+    moved: dict[str, tuple[TensorDifference, ...]] = {}
+    shown = next((row for row in judgement.reruns if row.verdict != "identical"), None)
+    for row in shown.outputs if shown is not None else ():
+        if row.grade == "different" and row.recorded is not None and row.found is not None:
+            with contextlib.suppress(RecordError):
+                moved[row.path] = compare_tensors(
+                    store.object_path(row.recorded.sha256),
+                    store.object_path(row.found.sha256),
+                    format_a=row.recorded.format,
+                    format_b=row.found.format,
+                )
+    return moved
 
 
 def _notes(recorded: Record, reruns: Sequence[Record]) -> list[str]:

@@ -65,12 +65,15 @@ def test_a_run_that_comes_out_otherwise_is_told_from_one_that_does_not(tmp_path:
         "X = np.arange(20.0).reshape(10, 2)\n"
         "y = np.random.default_rng().normal(size=10)\n"
         "json.dump({'score': Ridge().fit(X, y).score(X, y)}, open('metrics.json', 'w'))\n"
+        "np.savez('y.npz', y=y, x=X)\n"
     )
     digits("run", "odd.py")
     once = digits("verify", "--json", code=10).document
     assert once["verdict"] == "different"
     assert (once["first_divergence"]["stage"], once["first_divergence"]["where"]) == ("fit", "odd.py:5")
     assert "y has other values" in once["first_divergence"]["sentence"]
+    (moved,) = (row["tensors"] for row in once["outputs"] if row["path"] == "y.npz")
+    assert [(row["name"], row["differing"]) for row in moved] == [("y", 10)]
     assert digits("verify", "--json", "--times", "2", code=10).document["verdict"] == "unstable"
     assert digits("verify", "--json", "--tolerance", "score=5").document["verdict"] == "equivalent"
     assert "not reproduced" in digits("verify", code=10).err
