@@ -59,6 +59,28 @@ def parse_trail(data: bytes) -> tuple[Event, ...]:
     return tuple(events)
 
 
+def find_contents(trail: Sequence[Event]) -> dict[str, tuple[str, str]]:
+    """Find what files hold that only the program itself could look into, such as pickles.
+
+    Returns:
+        Path → recipe and digest, for files that were written once after they were last opened for writing, and whose
+        content the shim knew whole.
+    """
+    saves: dict[str, list[Event]] = {}
+    for event in trail:
+        path = str(event.get("of"))
+        if event["event"] == "open" and event.get("mode") == "write":
+            saves[path] = []
+        elif event["event"] == "save":
+            saves.setdefault(path, []).append(event)
+    found = {}
+    for path, events in saves.items():
+        content = events[0].get("content") if len(events) == 1 else None
+        if isinstance(content, dict) and not events[0].get("more"):
+            found[path] = (str(content.get("recipe")), str(content.get("digest")))
+    return found
+
+
 def list_stages(trail: Sequence[Event]) -> tuple[Event, ...]:
     """Those events of a trail that are stages, in order."""
     return tuple(event for event in trail if event["event"] in STAGES)

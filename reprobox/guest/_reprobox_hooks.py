@@ -48,6 +48,7 @@ class Hooks:
         self._lock = allocate_lock()
         self._seen = {}
         self._opened = set()
+        self._saved = set()
         self.is_on = True
 
     def apply(self, name, module):
@@ -78,8 +79,10 @@ class Hooks:
                 return
             writes = bool(flags & (os.O_WRONLY | os.O_RDWR)) if isinstance(flags, int) else "w" in (mode or "")
             key = (path, writes)
-            if key in self._opened:
+            # A file that was saved and is written again is no longer what was saved.
+            if key in self._opened and not (writes and path in self._saved):
                 return
+            self._saved.discard(path)
             self._opened.add(key)
             if not writes and not os.path.isfile(path):
                 return
@@ -175,6 +178,8 @@ class Hooks:
                 about = about(args, kwargs)
             if about is None:
                 return
+            if event == "save":
+                self._saved.add(os.path.join(self._work, about))
             key = (event, about, place)
             count = self._seen[key] = self._seen.get(key, 0) + 1
             repeats = REPEATS.get(event, _REPEATS)

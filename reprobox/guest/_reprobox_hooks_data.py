@@ -4,7 +4,7 @@ import sys
 
 from _reprobox_describe import describe
 from _reprobox_hooks import bind
-from _reprobox_state import digest_state, is_estimator
+from _reprobox_state import digest_objects, digest_state, is_estimator
 
 _READERS = {
     "numpy": ("loadtxt", "genfromtxt", "fromfile"),
@@ -92,4 +92,6 @@ def _describe_object(args, kwargs, result):
 
 def _describe_dumped(args, kwargs):
     value = args[0] if args else kwargs.get("value", kwargs.get("obj"))
-    return _describe_object(args, kwargs, value)
+    fields = _describe_object(args, kwargs, value)
+    content = digest_objects(value)
+    return fields if content is None else dict(fields, content={"recipe": "objects-v1/sha256", "digest": content})

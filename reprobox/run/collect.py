@@ -71,6 +71,7 @@ def collect_outputs(
     patterns: tuple[str, ...],
     metric_patterns: tuple[str, ...],
     workers: int,
+    contents: Mapping[str, tuple[str, str]] | None = None,
 ) -> Collected:
     """Take every file that was made, changed or written again into the store.
 
@@ -82,6 +83,7 @@ def collect_outputs(
         patterns: Globs of outputs; empty for all.
         metric_patterns: Globs of metrics files; empty for `*metrics*.json`.
         workers: Files hashed at once.
+        contents: Path → recipe and digest of what only the program itself could look into.
 
     Returns:
         Outputs, metrics, and what was wrong.
@@ -126,7 +128,7 @@ def collect_outputs(
                 sha256=digest.sha256,
                 size_bytes=digest.size_bytes,
                 format=format_,
-                content=None if content is None else (content.recipe, content.digest),
+                content=(contents or {}).get(path) if content is None else (content.recipe, content.digest),
                 executable=bool(place.stat().st_mode & 0o111),
             )
         )

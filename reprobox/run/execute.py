@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from reprobox import __version__
 from reprobox.diff.findings import find_mistakes
-from reprobox.diff.trail import parse_trail
+from reprobox.diff.trail import find_contents, parse_trail
 from reprobox.engines.base import (
     PROMISES,
     RUN_LABEL,
@@ -162,6 +162,7 @@ def finish_run(
         patterns=tuple(note["outputs"]),
         metric_patterns=tuple(note["metrics"]),
         workers=workers,
+        contents=find_contents(parse_trail(_read_trail(active))),
     )
     return seal(
         store,
@@ -177,18 +178,22 @@ def finish_run(
     )
 
 
+def _read_trail(folder: Path) -> bytes:
+    try:
+        return (folder / "trail.jsonl").read_bytes()
+    except OSError:
+        return b""
+
+
 def _find_mistakes(
     store: RunStore, draft: Mapping[str, Any], active: Path, collected: Collected
 ) -> tuple[dict[str, Any], ...]:
     """Look at what an evaluation did, beside what the training did; nothing where either left no trail."""
     if draft["kind"] != "eval":
         return ()
-    trails = []
-    for folder in (store.run_folder(RunId(draft["of"])), active):
-        try:
-            trails.append(parse_trail((folder / "trail.jsonl").read_bytes()))
-        except OSError:
-            return ()
+    trails = [parse_trail(_read_trail(folder)) for folder in (store.run_folder(RunId(draft["of"])), active)]
+    if not all(trails):
+        return ()
     files = [*draft["code"]["files"], *draft["inputs"]]
     found = find_mistakes(
         *trails,

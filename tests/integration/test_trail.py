@@ -80,6 +80,28 @@ def test_a_run_that_comes_out_otherwise_is_told_from_one_that_does_not(tmp_path:
     assert "no such metric" in digits("verify", "--tolerance", "scor=1", code=2).err
 
 
+def test_a_forest_pickled_with_other_bytes_is_the_same_forest(digits: Tool) -> None:
+    """What pickle writes follows from how an object came to be; the content digest does not."""
+    (digits.folder / "forest.py").write_text(
+        "import joblib, pickle, numpy as np, os\n"
+        "from sklearn.ensemble import RandomForestClassifier\n"
+        "X = np.arange(200.0).reshape(100, 2)\n"
+        "forest = RandomForestClassifier(5).fit(X, X[:, 0] > 50)\n"
+        "if os.path.exists('resave'):\n"
+        "    forest = pickle.loads(pickle.dumps(forest))\n"
+        "joblib.dump(forest, 'forest.joblib')\n"
+    )
+    rows = []
+    for again in (False, True):
+        if again:
+            (digits.folder / "resave").touch()
+        document = digits("run", "--json", "forest.py").document
+        rows.append(next(row for row in document["outputs"] if row["path"] == "forest.joblib"))
+    assert rows[0]["sha256"] != rows[1]["sha256"]
+    assert rows[0]["content"] == rows[1]["content"]
+    assert rows[0]["content"]["recipe"] == "objects-v1/sha256"
+
+
 def test_diff_names_what_differs_and_nothing_else(digits: Tool) -> None:
     first = digits("run", "--json", "train.py").document
     same = digits("run", "--json", "train.py").document

@@ -312,3 +312,53 @@ def test_a_describing_function_that_fails_is_a_fault_and_the_program_goes_on(tmp
     assert (done.stdout, done.returncode) == ("1.5\n", 0)
     assert [event["event"] for event in found] == ["fault", "fit"]
     assert json.dumps(found).count("do not look") == 1
+
+
+@needs_numpy
+def test_what_a_pickle_holds_has_one_digest_whatever_its_bytes():
+    """Loaded and saved again, with another memo or protocol: the same; one bit of a value: another."""
+    code = """
+        import collections, datetime, pickle, numpy as np
+        from _reprobox_state import digest_objects as digest
+        class Mine:
+            def __init__(self):
+                self.a = np.arange(3.0)
+                self.b = self.a
+                self.c = {"x": [1, (2, "y")], "when": datetime.date(2026, 1, 2)}
+        padded = np.zeros(3, dtype=np.dtype({"names": ["a", "b"], "formats": ["i1", "f8"], "offsets": [0, 8], "itemsize": 16}))
+        values = [Mine(), {1: {3, 4}, ("a", 2): None}, padded, np.random.RandomState(3), collections.Counter("aab"), [b"x", 1.5, True]]
+        for value in values:
+            again = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(value)), protocol=2))
+            print(digest(value) is not None and digest(value) == digest(again))
+        twin = Mine()
+        twin.b = twin.a.copy()
+        print(digest(twin) == digest(Mine()))
+        twin.b[1] = np.nextafter(twin.b[1], 2)
+        print(digest(twin) != digest(Mine()), digest(True) != digest(1) != digest(1.0), digest([1]) != digest((1,)))
+        loop = []
+        loop.append(loop)
+        print(digest(loop), digest({object(): 1}), digest({Mine()}))
+        """
+    done = python("-c", textwrap.dedent(code))
+    assert (done.stdout.split(), done.stderr) == ([*["True"] * 10, *["None"] * 3], "")
+
+
+@needs_numpy
+def test_a_file_that_is_written_again_is_not_what_was_saved(tmp_path):
+    """The note of the later opening is what tells the reader of the trail."""
+    code = """
+        import pickle, numpy as np
+        for name in ("once.pkl", "again.pkl"):
+            with open(name, "wb") as file:
+                pickle.dump([1], file)
+        with open("again.pkl", "ab") as file:
+            file.write(b"more")
+        with open("two.pkl", "wb") as file:
+            pickle.dump([1], file)
+            pickle.dump([2], file)
+        """
+    _, found = run(tmp_path, code, packages={})
+    from reprobox.diff.trail import find_contents
+
+    assert list(find_contents(found)) == ["once.pkl"]
+    assert find_contents(found)["once.pkl"][0] == "objects-v1/sha256"
