@@ -82,7 +82,8 @@ class Hooks:
             # A file that was saved and is written again is no longer what was saved.
             if key in self._opened and not (writes and path in self._saved):
                 return
-            self._saved.discard(path)
+            if writes:
+                self._saved.discard(path)
             self._opened.add(key)
             if not writes and not os.path.isfile(path):
                 return
@@ -146,10 +147,20 @@ class Hooks:
         depth = self._depth
         kind = event in _FILES
 
-        def enter():
+        repeats = REPEATS.get(event, _REPEATS)
+
+        def enter(args, kwargs):
             with self._lock:
                 depth[kind] += 1
-                return depth[kind] == 1 and self.is_on
+                if depth[kind] > 1 or not self.is_on:
+                    return False
+            # Behind this frame lies the wrapper's, and behind that the line that calls.
+            frame = sys._getframe(2)
+            site = (event, original, type(args[0]) if args else None, frame.f_code, frame.f_lineno)
+            count = self._seen[site] = self._seen.get(site, 0) + 1
+            if count == repeats + 1:
+                note(None, None, args, kwargs, None)
+            return count <= repeats
 
         def leave():
             with self._lock:
@@ -171,6 +182,7 @@ class Hooks:
             return {}
 
     def _note(self, event, of, fields, after, args, kwargs, result):
+        """Note a call; without fields, that there are more of its kind."""
         try:
             place = self.find_place()
             about = of if of is not None else type(args[0]).__name__
@@ -180,12 +192,8 @@ class Hooks:
                 return
             if event == "save":
                 self._saved.add(os.path.join(self._work, about))
-            key = (event, about, place)
-            count = self._seen[key] = self._seen.get(key, 0) + 1
-            repeats = REPEATS.get(event, _REPEATS)
-            if count > repeats:
-                if count == repeats + 1:
-                    self._trail.event(event, of=about, where=place, more=True)
+            if fields is None:
+                self._trail.event(event, of=about, where=place, more=True)
                 return
             fields = dict(fields)
             for name, value in self._try(after, args, kwargs, result).items():
@@ -199,16 +207,16 @@ class Hooks:
 
 def _make_wrapper(original, enter, leave, before, note, after):
     def wrapper(*args, **kwargs):
-        outermost = enter()
+        noted = enter(args, kwargs)
         try:
-            fields = before(args, kwargs) if outermost else None
+            fields = before(args, kwargs) if noted else None
             try:
                 result = original(*args, **kwargs)
             except BaseException as error:
                 # Since 3.11 a bare `raise` takes the traceback from here, and adds no frame of ours to it.
                 error.__traceback__ = error.__traceback__.tb_next
                 raise
-            if outermost:
+            if noted:
                 note(fields, after, args, kwargs, result)
             return result
         finally:

@@ -143,6 +143,23 @@ def test_a_loop_is_noted_so_often_and_no_more(tmp_path):
     assert found[-1] == {"event": "fit", "of": "Scaler", "where": "prog.py:5", "more": True}
 
 
+def test_what_is_not_noted_is_not_looked_at(tmp_path):
+    """A loop of calls pays for those that are noted, and for no other."""
+    code = """
+        import warnings
+        warnings.simplefilter("ignore")
+        from sklearn.scale import Scaler
+        import _reprobox_hooks_sklearn as hooks
+        looked = []
+        hooks.describe = lambda value, sample=False: looked.append(1) or {}
+        for n in range(1000):
+            Scaler().fit([n])
+        print(len(looked))
+        """
+    done, _ = run(tmp_path, code)
+    assert (done.stdout, done.stderr) == ("16\n", "")
+
+
 def test_files_are_noted_once_for_each_use(tmp_path):
     """Files of the working folder that the user's code opens; not those of libraries, and no modules."""
     code = """
