@@ -74,6 +74,7 @@ class Tool:
 
 # Programs that tests use, and the Debian packages that bring them (with what those need to be of use here).
 _PACKAGES = {
+    "qemu-x86_64": ("qemu-user",),
     "docker-registry": ("docker-registry",),
     "podman": ("podman", "runc", "catatonit", "uidmap", "slirp4netns", "netavark"),
     "ch-run": ("charliecloud",),

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,3 +110,21 @@ def build_within(machine: Path, folder: str, environment: str) -> dict[str, Any]
     built = f"cd {folder} && umask 077 && TZ=Asia/Kathmandu LC_ALL=C.UTF-8 /venv/bin/reprobox build {environment} --no-load --json"
     document: dict[str, Any] = json.loads(within(machine, f"exec su other -c '{built}'"))
     return document
+
+
+def test_another_processor_gives_the_same_image(tmp_path: Path) -> None:
+    """Emulated, with other instruction sets: a processor of before AVX."""
+    qemu = require_program("qemu-x86_64")
+    text = "dependencies: [python=3.11, pip, {pip: [numpy==2.4.6, idna==3.10]}]\n"
+    digests = []
+    for name, prefix in (("here", []), ("there", [qemu, "-cpu", "Opteron_G3-v1"])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "environment.yml").write_text(text)
+        done = subprocess.run(
+            [*prefix, sys.executable, "-m", "reprobox", "build", "--no-load", "--json"],
+            cwd=tmp_path / name, env={**os.environ, "REPROBOX_CACHE": str(tmp_path / name / "cache")}, capture_output=True,
+            text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        digests.append(json.loads(done.stdout)["manifest_digest"])
+    assert digests[0] == digests[1]
