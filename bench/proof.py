@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -42,6 +43,12 @@ import sys
 from reprobox.records.digests import digest_files
 print(*(found.sha256 for found in digest_files(sys.argv[2:], int(sys.argv[1])).values()), sep="\\n")
 """
+_MODEL_SIGNING = """
+import sys
+from model_signing.hashing import hash
+for found in hash(sys.argv[1]).resource_descriptors():
+    print(found.digest.digest_hex)
+"""
 _MANY = """
 import json
 for number in range({files}):
@@ -55,7 +62,8 @@ def cost_figures(ours: Ours, times: range, tell: Callable[..., None]) -> list[Fi
     """What `strict` costs over `off`, and what the trail costs: processor time of the digits training."""
     script = (ours.project / "train.py").read_text(encoding="utf-8")
     (ours.project / "counted.py").write_text(script + _COUNTED, encoding="utf-8")
-    ways = {"whole": [], "strict": ["--no-trail"], "off": ["--no-trail", "--determinism", "off"]}
+    ways = {"whole": [], "strict": ["--no-trail"]}
+    ways |= {level: ["--no-trail", "--determinism", level] for level in ("off", "seeded", "portable")}
     used: dict[str, list[float]] = {way: [] for way in ways}
     for number in times:
         for way, options in ways.items():
@@ -72,6 +80,7 @@ def cost_figures(ours: Ours, times: range, tell: Callable[..., None]) -> list[Fi
             theirs=tuple(used["off"]),
             rule="share",
             aim=1.05,
+            also={f"`{level}`_s": tuple(used[level]) for level in ("seeded", "portable")},
         ),
         Figure(
             name="trail-cost",
@@ -109,6 +118,8 @@ def digest_figure(folder: Path, times: range, tell: Callable[..., None]) -> Figu
         "`sha256sum`": ["sha256sum", *files],
         "`openssl dgst`": ["openssl", "dgst", "-sha256", "-r", *files],
     }
+    if importlib.util.find_spec("model_signing"):
+        commands["`model_signing`"] = [sys.executable, "-c", _MODEL_SIGNING, str(target)]
     walls: dict[str, list[float]] = {name: [] for name in commands}
     for number in times:
         said = set()
