@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _COPY_BYTES: Final = 1 << 20
 _FREE_BYTES: Final = 1 << 30
 _SPOOLS: Final = 32
+_COPIES: Final = 4
 _TOUCHED_BYTES: Final = 32 << 20
 _EXPANSION: Final = 16
 """All tensors together may have this many times the file's bytes, and 1 GiB: views may overlap or repeat."""
@@ -108,6 +109,7 @@ class Storages:
         self._big_endian = big_endian
         self._spools: dict[str, IO[bytes]] = {}
         self._claimed = 0
+        self._spooled = 0
         self._limit = _FREE_BYTES + _EXPANSION * path.stat().st_size
 
     def __enter__(self) -> Self:
@@ -201,6 +203,10 @@ class Storages:
             self._drop_spools(keep=_SPOOLS - 1)
             info = self._archive.getinfo(self._prefix + storage)
             require_spoolable(self._path, info.filename, info.file_size, info.compress_size)
+            # Views of many storages in turn would have each copied again and again.
+            self._spooled += info.file_size
+            if self._spooled > _COPIES * self._limit:
+                raise ContentRefused(self._path, "its tensors are views of many storages in turn")
             spool = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _drop_spools
             self._spools[storage] = spool
             with self._archive.open(info) as stream:

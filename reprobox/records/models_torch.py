@@ -29,7 +29,7 @@ from reprobox.records.models_pickle import (
 )
 from reprobox.records.models_storages import Element, Storages, View
 from reprobox.records.models_tensors import MAX_DIMENSIONS, MAX_NAME_BYTES, MAX_TENSORS, Tensor, reading
-from reprobox.records.models_zip import open_zip
+from reprobox.records.models_zip import open_member, open_zip
 
 if TYPE_CHECKING:
     from zipfile import ZipFile
@@ -137,7 +137,7 @@ def _find_root(path: Path, archive: ZipFile) -> str:
 def _is_big_endian(path: Path, archive: ZipFile, root: str) -> bool:
     if f"{root}byteorder" not in archive.namelist():
         return False
-    with archive.open(f"{root}byteorder") as stream:
+    with open_member(path, archive, f"{root}byteorder") as stream:
         order = stream.read(7)
     if order not in (b"little", b"big"):
         raise RecordError(f"{path}: has the unknown byte order {order!r}")
@@ -147,7 +147,8 @@ def _is_big_endian(path: Path, archive: ZipFile, root: str) -> bool:
 def _parse(path: Path, archive: ZipFile, name: str) -> Value:
     if archive.getinfo(name).file_size > MAX_PICKLE_BYTES:
         raise ContentRefused(path, f"its pickle has more than {MAX_PICKLE_BYTES} bytes")
-    stream = io.BytesIO(archive.read(name))
+    with open_member(path, archive, name) as member:
+        stream = io.BytesIO(member.read())
     value = parse_pickle(str(path), stream)
     if stream.read(1):
         raise ValueError("more bytes follow after the pickle")

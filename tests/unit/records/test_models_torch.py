@@ -332,6 +332,9 @@ class TestHostile:
             data[dice.choice(places)] ^= 1 << dice.randrange(8)
             path.write_bytes(data)
             assert outcome(path) or digest(path, "torch-zip") != before
+        pickled = good.index(b"data.pkl") + 200
+        path.write_bytes(good[:pickled] + bytes([good[pickled] ^ 1]) + good[pickled + 1 :])
+        assert "CRC" in outcome(path)
         for end in dice.sample(range(len(good)), 100):
             path.write_bytes(good[:end])
             assert outcome(path)
