@@ -119,8 +119,6 @@ def examine_content(path: str | os.PathLike[str], format: str | None = None) -> 
         return NoContent(reason="its format is unknown")
     if known == "pickle":
         return NoContent(reason="pickles are never loaded outside of a run's container")
-    if known == "torch-legacy":
-        return NoContent(reason="it was written by torch before version 1.6; torch.save writes it anew as a zip file")
     return NoContent(reason=f"there is no content recipe for {known}")
 
 
