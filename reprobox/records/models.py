@@ -9,7 +9,6 @@ that would need that have no content digest here; they are for the run's own con
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any, Final
 from reprobox.errors import ContentRefused, RecordError
 from reprobox.records.digests import digest_json
 from reprobox.records.models_formats import FORMATS, Format, detect_format
-from reprobox.records.models_parts import HAVE_PARTS, Part
+from reprobox.records.models_parts import HAVE_PARTS, Part, parse_json_float
 from reprobox.records.models_sources import HDF5_FORMATS, has_tensors, open_tensors
 from reprobox.records.models_tensors import (
     TENSORS_RECIPE,
@@ -120,8 +119,6 @@ def examine_content(path: str | os.PathLike[str], format: str | None = None) -> 
         return NoContent(reason="its format is unknown")
     if known == "pickle":
         return NoContent(reason="pickles are never loaded outside of a run's container")
-    if known == "torch-legacy":
-        return NoContent(reason="it was written by torch before version 1.6; torch.save writes it anew as a zip file")
     return NoContent(reason=f"there is no content recipe for {known}")
 
 
@@ -247,20 +244,13 @@ def _digest_json_file(path: Path) -> ContentDigest:
         data = path.read_bytes()
     try:
         value = json.loads(
-            data, parse_constant=str, parse_float=_parse_float, object_pairs_hook=partial(_require_unique, path)
+            data, parse_constant=str, parse_float=parse_json_float, object_pairs_hook=partial(_require_unique, path)
         )
         return ContentDigest(recipe=JSON_RECIPE, digest=digest_json(value))
     except (ValueError, RecursionError, RecordError) as error:
         if isinstance(error, ContentRefused):
             raise
         raise ContentRefused(path, f"it is no JSON document that can be spelled in one way: {error}") from error
-
-
-def _parse_float(text: str) -> float | str:
-    value = float(text)
-    if math.isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"
-    return value
 
 
 def _require_unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -83,7 +84,7 @@ def digest_architecture_of(path: Path, format: str) -> ContentDigest:
     text = _read_config(path, format)
     with reading(path, "the configuration of a Keras model"):
         try:
-            config = json.loads(text, parse_constant=str)
+            config = json.loads(text, parse_constant=str, parse_float=parse_json_float)
         except RecursionError as error:
             raise ValueError("it is nested too deeply") from error
         if not isinstance(config, dict) or "config" not in config:
@@ -91,8 +92,23 @@ def digest_architecture_of(path: Path, format: str) -> ContentDigest:
     try:
         plain = normalise_architecture(config)
         return ContentDigest(recipe=ARCHITECTURE_RECIPE, digest=hashlib.sha256(canonical_json(plain)).hexdigest())
-    except RecursionError as error:
-        raise RecordError(f"{path}: its configuration is nested too deeply") from error
+    except (RecursionError, RecordError) as error:
+        raise RecordError(f"{path}: its configuration cannot be spelled in one way: {error}") from error
+
+
+def parse_json_float(text: str) -> float | str:
+    """Read a number of a JSON document, beyond the range of a double as the name of an infinity.
+
+    Args:
+        text: The number.
+
+    Returns:
+        Its value, `"Infinity"` or `"-Infinity"`.
+    """
+    value = float(text)
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def normalise_architecture(config: dict[str, Any]) -> Any:

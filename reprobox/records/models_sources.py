@@ -22,6 +22,7 @@ _READERS: Final = {
     "npz": ("models_numpy", "open_npz"),
     "safetensors": ("models_safetensors", "open_safetensors"),
     "torch-zip": ("models_torch", "open_torch"),
+    "torch-legacy": ("models_torch_legacy", "open_torch_legacy"),
     "tf-checkpoint": ("models_tensorflow", "open_checkpoint"),
     "savedmodel": ("models_tensorflow", "open_savedmodel"),
     "onnx": ("models_onnx", "open_onnx"),

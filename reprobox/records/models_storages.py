@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, Self
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol, Self
 
 from reprobox.errors import ContentRefused
 from reprobox.records.models_arrays import ElementType, plan_slabs
@@ -22,13 +22,12 @@ from reprobox.records.models_tensors import SLAB_BYTES, Tensor, reading
 from reprobox.records.models_zip import require_spoolable
 
 if TYPE_CHECKING:
-    from zipfile import ZipFile
-
     import numpy as np
 
 _COPY_BYTES: Final = 1 << 20
 _FREE_BYTES: Final = 1 << 30
 _SPOOLS: Final = 32
+_COPIES: Final = 4
 _TOUCHED_BYTES: Final = 32 << 20
 _EXPANSION: Final = 16
 """All tensors together may have this many times the file's bytes, and 1 GiB: views may overlap or repeat."""
@@ -91,6 +90,32 @@ class View:
         return self.offset + reach + 1
 
 
+class Member(Protocol):
+    """What an archive says of a member."""
+
+    @property
+    def filename(self) -> str:
+        """Its name, for messages."""
+
+    @property
+    def file_size(self) -> int:
+        """Its size in bytes."""
+
+    @property
+    def compress_size(self) -> int:
+        """How many bytes it takes in the archive."""
+
+
+class Archive(Protocol):
+    """Where storages lie by their names: a zip file, or something like it."""
+
+    def getinfo(self, name: str) -> Member:
+        """Give what is known of a member; KeyError if there is none."""
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open a member for reading."""
+
+
 class Storages:
     """The storages of one archive. Close it before the archive.
 
@@ -101,13 +126,14 @@ class Storages:
         big_endian: The byte order of all of them.
     """
 
-    def __init__(self, path: Path, archive: ZipFile, *, prefix: str, big_endian: bool) -> None:
+    def __init__(self, path: Path, archive: Archive, *, prefix: str, big_endian: bool) -> None:
         self._path = path
         self._archive = archive
         self._prefix = prefix
         self._big_endian = big_endian
         self._spools: dict[str, IO[bytes]] = {}
         self._claimed = 0
+        self._spooled = 0
         self._limit = _FREE_BYTES + _EXPANSION * path.stat().st_size
 
     def __enter__(self) -> Self:
@@ -201,9 +227,13 @@ class Storages:
             self._drop_spools(keep=_SPOOLS - 1)
             info = self._archive.getinfo(self._prefix + storage)
             require_spoolable(self._path, info.filename, info.file_size, info.compress_size)
+            # Views of many storages in turn would have each copied again and again.
+            self._spooled += info.file_size
+            if self._spooled > _COPIES * self._limit:
+                raise ContentRefused(self._path, "its tensors are views of many storages in turn")
             spool = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _drop_spools
             self._spools[storage] = spool
-            with self._archive.open(info) as stream:
+            with self._archive.open(self._prefix + storage) as stream:
                 shutil.copyfileobj(stream, spool, _COPY_BYTES)
             spool.flush()
         self._spools[storage] = spool

@@ -29,7 +29,7 @@ from reprobox.records.models_pickle import (
 )
 from reprobox.records.models_storages import Element, Storages, View
 from reprobox.records.models_tensors import MAX_DIMENSIONS, MAX_NAME_BYTES, MAX_TENSORS, Tensor, reading
-from reprobox.records.models_zip import open_zip
+from reprobox.records.models_zip import open_member, open_zip
 
 if TYPE_CHECKING:
     from zipfile import ZipFile
@@ -115,7 +115,7 @@ def open_torch(path: Path) -> Iterator[list[Tensor]]:
         with reading(path, "a torch file"):
             root = _find_root(path, archive)
             big_endian = _is_big_endian(path, archive, root)
-            search = _Search(path)
+            search = Search(path)
             search.run(_parse(path, archive, f"{root}data.pkl"))
             names = {info.filename.removeprefix(f"{root}data/") for info in archive.infolist()
                      if info.filename.startswith(f"{root}data/") and not info.is_dir()}  # fmt: skip
@@ -137,7 +137,7 @@ def _find_root(path: Path, archive: ZipFile) -> str:
 def _is_big_endian(path: Path, archive: ZipFile, root: str) -> bool:
     if f"{root}byteorder" not in archive.namelist():
         return False
-    with archive.open(f"{root}byteorder") as stream:
+    with open_member(path, archive, f"{root}byteorder") as stream:
         order = stream.read(7)
     if order not in (b"little", b"big"):
         raise RecordError(f"{path}: has the unknown byte order {order!r}")
@@ -147,7 +147,8 @@ def _is_big_endian(path: Path, archive: ZipFile, root: str) -> bool:
 def _parse(path: Path, archive: ZipFile, name: str) -> Value:
     if archive.getinfo(name).file_size > MAX_PICKLE_BYTES:
         raise ContentRefused(path, f"its pickle has more than {MAX_PICKLE_BYTES} bytes")
-    stream = io.BytesIO(archive.read(name))
+    with open_member(path, archive, name) as member:
+        stream = io.BytesIO(member.read())
     value = parse_pickle(str(path), stream)
     if stream.read(1):
         raise ValueError("more bytes follow after the pickle")
@@ -177,10 +178,13 @@ class _Held:
     is_aside: bool
 
 
-class _Search:
+class Search:
     """A search for tensors in whatever a pickle holds.
 
     A module is searched as its `state_dict` would be: parameters, persistent buffers, and those of its children.
+
+    Args:
+        path: The file, for messages.
     """
 
     def __init__(self, path: Path) -> None:
@@ -196,11 +200,26 @@ class _Search:
         return self._found + [item for item in self._aside if item.storage not in state]
 
     @property
+    def widths(self) -> dict[str, int]:
+        """Bytes of an element of each storage that a tensor uses."""
+        return {item.storage: item.element.size_bytes for item in (*self._found, *self._aside)}
+
+    @property
     def storages(self) -> set[str]:
         """All storages that are accounted for."""
         return {item.storage for item in (*self._found, *self._aside)} | self._transient
 
     def run(self, value: Value) -> None:
+        """Find all tensors.
+
+        Args:
+            value: What the pickle holds.
+
+        Raises:
+            ContentRefused: It holds a tensor that is not read, none at all, two of one name, or more than the limits
+                allow.
+            ValueError: A tensor is damaged.
+        """
         visits = 0
         pending = [_Held(name="", depth=0, value=value, is_aside=False)]
         while pending:
@@ -330,6 +349,8 @@ def _describe(path: Path, name: str, rebuilt: tuple[Global, tuple[Value, ...]]) 
     if not isinstance(storage, Persistent) or not isinstance(storage.id, tuple) or len(storage.id) < 5:
         raise ValueError(f"the tensor {name!r} has no storage")
     kind, storage_type, key, _, count = storage.id[:5]
+    if any(part is not None for part in storage.id[5:]):
+        raise ContentRefused(path, f"{name!r} is in a storage that is a view of another one")
     if kind != "storage" or not isinstance(storage_type, Global) or not isinstance(key, str):
         raise ValueError(f"the storage of {name!r} is none of torch")
     if "/" in key or key in (".", ".."):

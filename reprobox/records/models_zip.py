@@ -86,7 +86,7 @@ def open_member(path: Path, archive: ZipFile, name: str) -> Iterator[BinaryIO]:
             with archive.open(info) as stream:
                 while stream.read(_COPY_BYTES):
                     pass
-            member: BinaryIO = _Window(path, _find_data(path, info), info.file_size)  # type: ignore[assignment]
+            member: BinaryIO = Window(path, _find_data(path, info), info.file_size)  # type: ignore[assignment]
         else:
             member = _spool(path, archive, info)
     with member:
@@ -173,8 +173,14 @@ def _find_data(path: Path, info: ZipInfo) -> int:
     return info.header_offset + 30 + int(name_bytes) + int(extra_bytes)
 
 
-class _Window(io.RawIOBase):
-    """A part of a file, seen as a file of its own."""
+class Window(io.RawIOBase):
+    """A part of a file, seen as a file of its own.
+
+    Args:
+        path: The file.
+        offset: Where the part begins.
+        size: How many bytes it has.
+    """
 
     def __init__(self, path: Path, offset: int, size: int) -> None:
         self._file = path.open("rb", buffering=0)
@@ -183,20 +189,25 @@ class _Window(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
+        """Whether it can be read: yes."""
         return True
 
     def seekable(self) -> bool:
+        """Whether it can seek: yes."""
         return True
 
     def tell(self) -> int:
+        """Position from the beginning of the part."""
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a position, counted within the part."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
         self._position = max(0, base + offset)
         return self._position
 
     def readinto(self, buffer: WriteableBuffer) -> int:
+        """Fill a buffer as far as the part reaches."""
         view = memoryview(buffer).cast("B")
         count = max(0, min(len(view), self._size - self._position))
         got = os.preadv(self._file.fileno(), [view[:count]], self._offset + self._position) if count else 0
@@ -204,5 +215,6 @@ class _Window(io.RawIOBase):
         return got
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
         super().close()

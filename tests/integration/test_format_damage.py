@@ -26,6 +26,7 @@ MODELS = {
     "torch/views.safetensors": "",
     "torch/plain.pt": "",
     "torch/module.pt": "",
+    "torch/legacy.pt": "",
     "onnx/raw.onnx": "",
     "onnx/external.onnx": "weights.bin",
     "gguf/plain.gguf": "",

@@ -121,6 +121,10 @@ class TestReading:
 
         assert rewrite(config.replace('"dense_1"', '"dense_41"').replace('"dense"', '"dense_7"')) == before
         assert rewrite(config.replace('"linear"', '"relu"')) != before
+        assert rewrite(config.replace('"units": 3', '"units": 1e999')) not in (before, None)
+        for broken in ('{"config"', "[]", config.replace('"linear"', '"\\ud800"'), "[" * 100_000):
+            with pytest.raises(RecordError, match=r"m\.keras"):
+                rewrite(broken)
         assert rewrite(config.replace('"units": 3', '"units": 4')) != before
 
     def test_what_is_no_keras_model_keeps_its_own_names(self) -> None:
