@@ -13,7 +13,7 @@ from reprobox.records.check import check_run
 from reprobox.records.store import RunStore
 from tests.unit.run.worlds import make_world, run_in, work_of
 
-FLIPS = int(os.environ.get("REPROBOX_TEST_FLIPS", "1500"))
+FLIPS = int(os.environ.get("REPROBOX_TEST_FLIPS", "400"))
 
 
 def play(request: ContainerRequest, out: Sink, err: Sink) -> int:
