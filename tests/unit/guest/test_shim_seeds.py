@@ -366,7 +366,7 @@ def test_every_hooked_name_is_treated():
 import sys
 imports, seeds = sys.modules["_reprobox_imports"], __import__("_reprobox_seeds")
 named = set(seeds._SEED) | {"keras", "tf_keras", "jax", "torch._inductor.config"}
-print(imports.HOOKED - named == {name for name in imports.HOOKED if name.endswith(".spawn")})
-print(named <= imports.HOOKED, set(seeds._DETERMINISTIC) <= named)
+print(imports.SEEDED - named == {name for name in imports.SEEDED if name.endswith(".spawn")})
+print(named <= imports.SEEDED <= imports.HOOKED, set(seeds._DETERMINISTIC) <= named)
 """
     assert printed(code) == "True\nTrue True\n"

@@ -1,0 +1,119 @@
+"""The state of models, optimizers and what else learns: taken, and given back in place.
+
+Three kinds are known: what has `state_dict` and `load_state_dict` (PyTorch, and much that follows it), models and
+optimizers of Keras 3, and what lists its `variables` (TensorFlow's modules, Keras's metrics).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any, Dict, List, Mapping, Tuple
+
+from reprobox.runtime.errors import StateError, StateMismatch
+
+
+def take_object(thing: Any, name: str) -> Dict[str, Any]:
+    """Take the state of an object.
+
+    Args:
+        thing: The object.
+        name: What the program calls it, for errors.
+
+    Returns:
+        Its kind and its state.
+
+    Raises:
+        StateError: Nobody knows how.
+    """
+    if hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict"):
+        return {"kind": "state_dict", "state": thing.state_dict()}
+    parts = _parts_of(thing, name)
+    return {"kind": "variables", "parts": {part: _take_variables(variables) for part, variables in parts}}
+
+
+def give_object(thing: Any, saved: Mapping[str, Any], name: str) -> None:
+    """Put an object where it was.
+
+    Args:
+        thing: The object, made by the same code.
+        saved: What `take_object` returned.
+        name: What the program calls it, for errors.
+
+    Raises:
+        StateMismatch: It has other variables than it had.
+    """
+    if saved["kind"] == "state_dict":
+        if not hasattr(thing, "load_state_dict"):
+            raise StateMismatch("%s had a state_dict and has none" % name)
+        thing.load_state_dict(saved["state"])
+        return
+    parts = dict(_parts_of(thing, name))
+    if list(parts) != list(saved["parts"]):
+        raise StateMismatch(
+            "%s had %s and has %s" % (name, ", ".join(saved["parts"]) or "nothing", ", ".join(parts) or "nothing")
+        )
+    for part, variables in parts.items():
+        _require_same(variables, saved["parts"][part], "%s, %s" % (name, part))
+    for part, variables in parts.items():
+        for variable, value in zip(variables, saved["parts"][part].values()):
+            variable.assign(value)
+
+
+def _parts_of(thing: Any, name: str) -> List[Tuple[str, List[Any]]]:
+    """The variables of an object, in an order that its own code gives them."""
+    keras = sys.modules.get("keras")
+    if keras is not None and isinstance(thing, keras.Model):
+        if not thing.built:
+            raise StateError("the model %s has no variables yet" % name, hint="build it, or call it once, before")
+        parts = [("model", list(thing.variables))]
+        optimizer = getattr(thing, "optimizer", None)
+        if optimizer is not None:
+            if not optimizer.built:
+                optimizer.build(thing.trainable_variables)
+            parts.append(("optimizer", list(optimizer.variables)))
+        return parts
+    variables = getattr(thing, "variables", None)
+    if variables is None or callable(variables):
+        raise StateError(
+            "%s is a %s.%s, which has neither a state_dict nor variables"
+            % (name, type(thing).__module__, type(thing).__qualname__),
+            hint="keep its numbers and arrays among the values of the checkpoint",
+        )
+    return [("variables", list(variables))]
+
+
+def _take_variables(variables: List[Any]) -> Dict[str, Any]:
+    # The number keeps the order, and apart what has one path.
+    return {"%04d/%s" % (index, _path(variable)): _array(variable) for index, variable in enumerate(variables)}
+
+
+def _path(variable: Any) -> str:
+    return str(getattr(variable, "path", None) or getattr(variable, "name", ""))
+
+
+def _array(variable: Any) -> Any:
+    keras = sys.modules.get("keras")
+    if keras is not None and type(variable).__module__.startswith("keras"):
+        return keras.ops.convert_to_numpy(variable.value)
+    return variable.numpy()
+
+
+def _require_same(variables: List[Any], saved: Mapping[str, Any], where: str) -> None:
+    if len(variables) != len(saved):
+        raise StateMismatch("%s: there were %d variables, and there are %d" % (where, len(saved), len(variables)))
+    for variable, (label, value) in zip(variables, saved.items()):
+        now = _array(variable)
+        before = label.split("/", 1)[1]
+        # Keras counts the layers of a process, so the number behind a name depends on what else was made.
+        if _without_counts(_path(variable)) != _without_counts(before):
+            raise StateMismatch("%s: the variable %s has the place that %s had" % (where, _path(variable), before))
+        if now.shape != value.shape or now.dtype != value.dtype:
+            raise StateMismatch(
+                "%s: %s was %s%s and is %s%s"
+                % (where, _path(variable), value.dtype, list(value.shape), now.dtype, list(now.shape))
+            )
+
+
+def _without_counts(path: str) -> str:
+    return re.sub(r"_\d+(?=/|$|:)", "", path)

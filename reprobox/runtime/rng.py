@@ -1,0 +1,156 @@
+"""The state of random generators: those that a process has by itself, and those that it is given.
+
+Only modules that are imported already are looked at. What each one holds, and what nobody outside of it can reach, is
+listed in docs/resume.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+
+from reprobox.runtime import rng_given
+from reprobox.runtime.errors import StateError, StateMismatch
+
+
+def rng_state(generators: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
+    """Take the state of every random generator.
+
+    Args:
+        generators: Generators of the program's own, by names that it chooses: `random.Random`, NumPy's `Generator`,
+            `RandomState` and bit generators, `torch.Generator`, `tf.random.Generator`, `keras.random.SeedGenerator`. A
+            key of JAX is a value, not a generator: keep it among the values of a checkpoint.
+
+    Returns:
+        Numbers, text, bytes and arrays; to be kept with `save_checkpoint`, or given to `restore_rng_state`.
+
+    Raises:
+        StateError: A generator is of a type that nobody knows.
+    """
+    state: Dict[str, Any] = {"given": {}, "process": {}}
+    for name, generator in (generators or {}).items():
+        state["given"][name] = rng_given.take_generator(generator, name)
+    for name, (module_name, take, _) in _PROCESS.items():
+        module = sys.modules.get(module_name)
+        if module is not None:
+            state["process"][name] = take(module)
+    return state
+
+
+def restore_rng_state(state: Mapping[str, Any], generators: Optional[Mapping[str, Any]] = None) -> None:
+    """Put every random generator where it was.
+
+    Call it after everything that draws random numbers on its own was made: models, data sets, other generators.
+
+    Args:
+        state: What `rng_state` returned.
+        generators: As it was given there: the same names and types.
+
+    Raises:
+        StateMismatch: A module of the state is not imported, a generator is missing, one too many, or of another type.
+    """
+    given = dict(generators or {})
+    for names, word in ((set(state["given"]) - set(given), "missing"), (set(given) - set(state["given"]), "not saved")):
+        if names:
+            raise StateMismatch(
+                "random generators are %s: %s" % (word, ", ".join(sorted(names))),
+                hint="give the same generators as when the state was taken",
+            )
+    for name in state["process"]:
+        if name not in _PROCESS:
+            raise StateMismatch("the state holds generators of %r, which this version does not know" % name)
+        if _PROCESS[name][0] not in sys.modules:
+            raise StateMismatch(
+                "the state holds the generators of %s, which is not imported" % name,
+                hint="import %s before; what it would seed at its import later would not be restored" % name,
+            )
+    for name, generator in given.items():
+        rng_given.give_generator(generator, state["given"][name], name)
+    # In the order of the table: making a generator of Keras draws from `random`.
+    for name, (module_name, _, give) in _PROCESS.items():
+        if name in state["process"]:
+            give(sys.modules[module_name], state["process"][name])
+
+
+def _take_keras(keras: Any) -> Dict[str, Any]:
+    generator = _keras_attributes().get_global_attribute("global_seed_generator")
+    return {"global": None if generator is None else rng_given.take_seed_generator(generator)}
+
+
+def _give_keras(keras: Any, state: Mapping[str, Any]) -> None:
+    attributes = _keras_attributes()
+    if state["global"] is None:
+        attributes.set_global_attribute("global_seed_generator", None)
+        return
+    generator = attributes.get_global_attribute("global_seed_generator")
+    if generator is None:
+        generator = keras.random.SeedGenerator(seed=0)
+        attributes.set_global_attribute("global_seed_generator", generator)
+    rng_given.give_seed_generator(generator, state["global"], "the global seed generator of Keras")
+
+
+def _keras_attributes() -> Any:
+    attributes = sys.modules.get("keras.src.backend.common.global_state")
+    if attributes is None:
+        raise StateError("this version of Keras keeps its global seed generator where nobody knows; Keras 3 is needed")
+    return attributes
+
+
+def _take_tensorflow(tensorflow: Any) -> Dict[str, Any]:
+    # What seeds each random operation that is called eagerly, and the generator that a program asks for by
+    # `tf.random.get_global_generator`. The latter is not asked for here: that would make one.
+    context = sys.modules["tensorflow.python.eager.context"].context()
+    drawn = getattr(context, "_rng", None)
+    module = sys.modules.get("tensorflow.python.ops.stateful_random_ops")
+    generator = getattr(module, "global_generator", None)
+    return {
+        "seed": None if context._seed is None else int(context._seed),
+        "operations": None if drawn is None else drawn.getstate(),
+        "global": None if generator is None else rng_given.take_generator(generator, "tensorflow"),
+    }
+
+
+def _give_tensorflow(tensorflow: Any, state: Mapping[str, Any]) -> None:
+    context = sys.modules["tensorflow.python.eager.context"].context()
+    if context._seed != state["seed"]:
+        raise StateMismatch(
+            "the seed of TensorFlow was %r and is %r" % (state["seed"], context._seed),
+            hint="call tf.random.set_seed as it was called then; functions that are traced already keep their seeds",
+        )
+    if state["operations"] is not None:
+        context._rng.setstate(state["operations"])
+    if state["global"] is not None:
+        generator = tensorflow.random.get_global_generator()
+        rng_given.give_generator(generator, state["global"], "the global generator of TensorFlow")
+
+
+def _take_torch(torch: Any) -> Dict[str, Any]:
+    cuda = []
+    # A process that has not used CUDA yet has drawn nothing there.
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        cuda = [rng_given.bytes_of(state) for state in torch.cuda.get_rng_state_all()]
+    return {"cpu": rng_given.bytes_of(torch.get_rng_state()), "cuda": cuda}
+
+
+def _give_torch(torch: Any, state: Mapping[str, Any]) -> None:
+    devices = torch.cuda.device_count() if state["cuda"] else 0
+    if len(state["cuda"]) > devices:
+        raise StateMismatch("the state holds %d CUDA generators; there are %d" % (len(state["cuda"]), devices))
+    torch.set_rng_state(rng_given.tensor_of(torch, state["cpu"]))
+    for device, saved in enumerate(state["cuda"]):
+        torch.cuda.set_rng_state(rng_given.tensor_of(torch, saved), device)
+
+
+_Part = Tuple[str, Callable[[Any], Any], Callable[[Any, Any], None]]
+_PROCESS: Dict[str, _Part] = {
+    "keras": ("keras", _take_keras, _give_keras),
+    "tensorflow": ("tensorflow", _take_tensorflow, _give_tensorflow),
+    "torch": ("torch", _take_torch, _give_torch),
+    "numpy": (
+        "numpy.random",
+        lambda module: module.get_state(legacy=False),
+        lambda module, state: module.set_state(state),
+    ),
+    "random": ("random", lambda module: module.getstate(), lambda module, state: module.setstate(state)),
+}
+"""Part of a state → the module that holds it, how it is taken and how it is given back; in the order of the latter."""
