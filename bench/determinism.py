@@ -2,9 +2,8 @@
 
     bench/determinism.py [--times N] [--level strict] [--env FOLDER] [NAME …]
 
-Each repetition runs `tests/trainings/train.py` in a container with another project folder, on other processors (one, or
-all), and with or without another load on the machine. The seed, and with it Python's hash seed, is a part of a run and so
-the same; that hashes of other seeds do not matter either is looked at with `--env PYTHONHASHSEED=…`.
+Each repetition runs `tests/trainings/train.py` in a container with another project folder, on one processor or all,
+with or without another load on the machine, and some with another hash seed. The seed stays: it is a part of a run.
 """
 
 from __future__ import annotations
@@ -35,7 +34,9 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--level", default="strict")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--env", type=Path, default=REPO / "envs/digits-cpu", help="folder with environment.yml and lock")
+    parser.add_argument(
+        "--env", type=Path, default=REPO / "envs/digits-cpu", help="folder with environment.yml and lock"
+    )
     given = parser.parse_args()
     different = 0
     for name in given.names:
@@ -44,7 +45,10 @@ def main() -> int:
             setting = _setting(repetition)
             digests.setdefault(_train(name, given, **setting), []).append(_words(setting))
         groups = sorted(digests.values(), key=len, reverse=True)
-        print(f"{name:8} {len(groups[0])} of {given.times} identical at {given.level}, {given.threads} threads", flush=True)
+        print(
+            f"{name:8} {len(groups[0])} of {given.times} identical at {given.level}, {given.threads} threads",
+            flush=True,
+        )
         for others in groups[1:]:
             print(f"{'':8} other bits: {'; '.join(others)}", flush=True)
         different += len(groups) > 1
@@ -77,7 +81,9 @@ def _train(name: str, given: argparse.Namespace, *, processors: list[int], hash_
             launch = ["python", "-c", LAUNCH, ",".join(map(str, processors)), "train.py", name, "out.npz"]
             command = [sys.executable, "-m", "reprobox", "run", "--json", "--determinism", given.level, *let_in]
             command += ["--threads", str(given.threads), "--", *launch]
-            done = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(REPO)}, capture_output=True, text=True)
+            done = subprocess.run(
+                command, cwd=folder, env={**os.environ, "PYTHONPATH": str(REPO)}, capture_output=True, text=True
+            )
             if done.returncode:
                 raise SystemExit(f"{name}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
             (output,) = [one for one in json.loads(done.stdout)["outputs"] if one["path"] == "out.npz"]

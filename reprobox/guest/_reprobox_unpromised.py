@@ -3,7 +3,7 @@
 Only what user code, or a library that makes a generator for it, asks for itself; each once a process, with the file and
 line of the user's code. Nothing is intercepted that can fail, so that no traceback has a frame more than it had:
 
-- `os.urandom` stands behind `secrets`, `uuid.uuid4`, `random.SystemRandom`, and every generator of NumPy without a seed.
+- `os.urandom` stands behind `secrets`, `uuid.uuid4`, `random.SystemRandom`, and NumPy's generators without a seed.
 - a thread, and a pool of threads, asks for a name when it is made.
 
 What stays unseen: `random.Random()` without a seed, the time of day, and what extension modules ask by themselves.
@@ -80,7 +80,11 @@ class Watch:
         self._noted.add(what)
         file = frame.f_code.co_filename
         folder = os.getcwd() + os.sep
-        fields = {"what": what, "file": file[len(folder) :] if file.startswith(folder) else file, "line": frame.f_lineno}
+        fields = {
+            "what": what,
+            "file": file[len(folder) :] if file.startswith(folder) else file,
+            "line": frame.f_lineno,
+        }
         if library is not None:
             fields["through"] = library
         self._trail.event("unpromised", **fields)

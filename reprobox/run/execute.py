@@ -337,7 +337,7 @@ def _give_outputs(of: Record, work: Path, store: RunStore) -> tuple[RecordedFile
 
 
 def _copy_guest(target: Path) -> str:
-    """Copy the guest shim, and `reprobox.runtime` for programs, where any user of a container can read it; digest both."""
+    """Copy the guest shim, and `reprobox.runtime`, where any user of a container can read them, and digest both."""
     from importlib.resources import as_file, files
 
     parts = []

@@ -1,7 +1,7 @@
 """runtime: what a user's own training imports, so that an interrupted one can go on and end with the same bits.
 
-Start at `save_checkpoint` and `load_checkpoint`; `rng_state` and `restore_rng_state` are the part of them that holds
-random generators, `Loop` writes them at the right moments of a hand-written loop, and `reprobox.runtime.keras` of `fit`.
+Start at `save_checkpoint` and `load_checkpoint`. `rng_state` and `restore_rng_state` are the part of them that holds
+random generators; `Loop` calls them at the right moments of a hand-written loop, `reprobox.runtime.keras` of `fit`.
 
 Never pickles, never imports a library for its own sake (only what the program has imported is looked at), and never
 leaves out in silence what it cannot keep: that is an error. Standard library only at import, Python 3.8 syntax; imports

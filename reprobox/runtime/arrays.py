@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 from reprobox.runtime.errors import StateError, StateMismatch
 
@@ -39,13 +39,13 @@ class Array(NamedTuple):
     """
 
     kind: str
-    detail: Optional[str]
+    detail: str | None
     dtype: str
-    shape: Tuple[int, ...]
+    shape: tuple[int, ...]
     data: Any
 
 
-def take_array(value: Any, where: str) -> Optional[Array]:
+def take_array(value: Any, where: str) -> Array | None:
     """Turn an array into bytes.
 
     Args:
@@ -58,18 +58,20 @@ def take_array(value: Any, where: str) -> Optional[Array]:
     Raises:
         StateError: It is an array of a type that cannot be kept.
     """
-    numpy, torch, jax = (sys.modules.get(name) for name in ("numpy", "torch", "jax"))
+    numpy: Any = sys.modules.get("numpy")
+    torch: Any = sys.modules.get("torch")
+    jax: Any = sys.modules.get("jax")
     if torch is not None and isinstance(value, torch.Tensor):
         return _take_torch(torch, value, where)
     if numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic)):
         return _take_numpy(numpy, value, where, "numpy" if isinstance(value, numpy.ndarray) else "numpy-scalar")
     # JAX and TensorFlow have imported NumPy themselves.
-    if jax is not None and isinstance(value, getattr(jax, "Array", ())):
+    if jax is not None and isinstance(value, jax.Array):
         if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
             array = _take_numpy(numpy, jax.random.key_data(value), where, "jax-key")
             return array._replace(detail=str(jax.random.key_impl(value)))
         return _take_numpy(numpy, value, where, "jax")
-    tensorflow = sys.modules.get("tensorflow")
+    tensorflow: Any = sys.modules.get("tensorflow")
     if tensorflow is not None and isinstance(value, getattr(tensorflow, "Tensor", ())) and hasattr(value, "numpy"):
         return _take_numpy(numpy, value.numpy(), where, "tensorflow")
     return None
@@ -80,7 +82,7 @@ def _take_numpy(numpy: Any, value: Any, where: str, kind: str) -> Array:
     name = DTYPES.get(array.dtype.name)
     if name is None:
         raise StateError(
-            "%s: an array of type %s cannot be kept" % (where, array.dtype),
+            f"{where}: an array of type {array.dtype} cannot be kept",
             hint="keep numbers or booleans: " + ", ".join(DTYPES),
         )
     if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and sys.byteorder == "big"):
@@ -92,7 +94,7 @@ def _take_numpy(numpy: Any, value: Any, where: str, kind: str) -> Array:
 def _take_torch(torch: Any, value: Any, where: str) -> Array:
     name = DTYPES.get(str(value.dtype).replace("torch.", ""))
     if name is None or value.layout is not torch.strided or value.is_meta:
-        raise StateError("%s: a tensor of type %s, %s cannot be kept" % (where, value.dtype, value.layout))
+        raise StateError(f"{where}: a tensor of type {value.dtype}, {value.layout} cannot be kept")
     flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8) if value.numel() else None
     data = b"" if flat is None else flat.numpy().tobytes() if "numpy" in sys.modules else bytes(flat.tolist())
     return Array("torch", None, name, tuple(int(extent) for extent in value.shape), data)
@@ -126,12 +128,12 @@ def give_array(array: Array, where: str) -> Any:
         elif kind == "jax":
             made = importlib.import_module("jax").numpy.asarray(value)
         else:
-            raise StateMismatch("%s: an array of %r, which this version does not know" % (where, kind))
+            raise StateMismatch(f"{where}: an array of {kind!r}, which this version does not know")
     except ImportError as error:
-        raise StateMismatch("%s: an array of %s, which cannot be imported: %s" % (where, library, error)) from error
+        raise StateMismatch(f"{where}: an array of {library}, which cannot be imported: {error}") from error
     if _NAMES[array.dtype] not in str(made.dtype):
         raise StateMismatch(
-            "%s: %s makes %s of what was %s" % (where, library, made.dtype, _NAMES[array.dtype]),
+            f"{where}: {library} makes {made.dtype} of what was {_NAMES[array.dtype]}",
             hint="with JAX, set jax_enable_x64 as it was when the file was written",
         )
     return made

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any
 
 from reprobox.runtime import objects as _objects
 from reprobox.runtime.errors import StateMismatch
@@ -14,8 +15,8 @@ from reprobox.runtime.tree import decode, encode
 def save_checkpoint(
     path: Any,
     *,
-    objects: Optional[Mapping[str, Any]] = None,
-    generators: Optional[Mapping[str, Any]] = None,
+    objects: Mapping[str, Any] | None = None,
+    generators: Mapping[str, Any] | None = None,
     values: Any = None,
 ) -> None:
     """Write the state of a training, whole or not at all.
@@ -24,9 +25,10 @@ def save_checkpoint(
         path: The file. What it held is there until the new state is on the disk.
         objects: What is restored in place, by name: models and optimizers of Keras 3, and whatever has `state_dict` and
             `load_state_dict` or lists its `variables`.
-        generators: Random generators of the program's own, by name; see `rng_state`. Those of the process are always kept.
-        values: What `load_checkpoint` returns: numbers, text, arrays, keys of JAX, and lists, tuples and dictionaries of
-            these. The epoch, for one.
+        generators: Random generators of the program's own, by name; see `rng_state`. Those of the process are kept
+            anyway.
+        values: What `load_checkpoint` returns, the epoch for one: numbers, text, arrays, keys of JAX, and lists, tuples
+            and dictionaries of these.
 
     Raises:
         StateError: Something is of a type that cannot be kept; nothing was written.
@@ -47,8 +49,8 @@ def save_checkpoint(
 def load_checkpoint(
     path: Any,
     *,
-    objects: Optional[Mapping[str, Any]] = None,
-    generators: Optional[Mapping[str, Any]] = None,
+    objects: Mapping[str, Any] | None = None,
+    generators: Mapping[str, Any] | None = None,
 ) -> Any:
     """Read a checkpoint, check it, and put everything where it was; random generators last.
 
@@ -71,8 +73,9 @@ def load_checkpoint(
     given = dict(objects or {})
     if set(given) != set(state["objects"]):
         raise StateMismatch(
-            "the checkpoint holds %s; given were %s"
-            % (", ".join(sorted(state["objects"])) or "no objects", ", ".join(sorted(given)) or "none"),
+            "the checkpoint holds {}; given were {}".format(
+                ", ".join(sorted(state["objects"])) or "no objects", ", ".join(sorted(given)) or "none"
+            ),
             hint="give the same objects as when it was written",
         )
     for name, thing in given.items():

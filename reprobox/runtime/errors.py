@@ -7,8 +7,6 @@ StateError              something cannot be kept, for example an object of a typ
 
 from __future__ import annotations
 
-from typing import Optional
-
 
 class StateError(Exception):
     """Base of all errors that this room raises on purpose.
@@ -18,7 +16,7 @@ class StateError(Exception):
         hint: One edit that helps, or None.
     """
 
-    def __init__(self, message: str, *, hint: Optional[str] = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message if hint is None else message + "\n\nhint: " + hint)
         self.message = message
         self.hint = hint

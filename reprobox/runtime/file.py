@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import struct
-from typing import Any, Dict, List, Mapping, Tuple
+from collections.abc import Mapping
+from typing import Any
 
 from reprobox.runtime.arrays import ITEM_BYTES, Array
 from reprobox.runtime.errors import StateUnreadable
@@ -35,7 +36,7 @@ def render_header(document: str, digest: str, arrays: Mapping[str, Array]) -> by
         arrays: By name, in the order of their data.
     """
     metadata = {"schema": SCHEMA, "recipe": RECIPE, "digest": digest, "state": document}
-    header: Dict[str, Any] = {"__metadata__": metadata}
+    header: dict[str, Any] = {"__metadata__": metadata}
     position = 0
     for name, array in arrays.items():
         end = position + len(array.data)
@@ -93,7 +94,7 @@ def write_file(path: Any, value: Any, arrays: Mapping[str, Array]) -> None:
         os.close(descriptor)
 
 
-def read_file(path: Any) -> Tuple[Any, Dict[str, Array]]:
+def read_file(path: Any) -> tuple[Any, dict[str, Array]]:
     """Read a checkpoint and check all of it.
 
     Args:
@@ -115,7 +116,7 @@ def read_file(path: Any) -> Tuple[Any, Dict[str, Array]]:
         header = json.loads(bytes(data[8 : 8 + length]).decode("ascii"))
         metadata = header.pop("__metadata__")
         if metadata["schema"] != SCHEMA:
-            raise ValueError("its schema is %r, not %r" % (metadata["schema"], SCHEMA))
+            raise ValueError("its schema is {!r}, not {!r}".format(metadata["schema"], SCHEMA))
         arrays = _cut(header, data[8 + length :])
         wanted = digest_parts(render_header(metadata["state"], "", arrays), arrays)
         # The whole header is compared, so that no bit of it is free.
@@ -124,26 +125,25 @@ def read_file(path: Any) -> Tuple[Any, Dict[str, Array]]:
         return json.loads(metadata["state"]), arrays
     except (ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:
         raise StateUnreadable(
-            "%s: this is no whole checkpoint: %s" % (os.fspath(path), error),
+            f"{os.fspath(path)}: this is no whole checkpoint: {error}",
             hint="take an older checkpoint, or remove the file to start anew",
         ) from error
 
 
-def _cut(header: Mapping[str, Any], data: memoryview) -> Dict[str, Array]:
+def _cut(header: Mapping[str, Any], data: memoryview) -> dict[str, Array]:
     """Cut the arrays out of the data; they follow each other without a gap and end where it ends."""
-    arrays: Dict[str, Array] = {}
+    arrays: dict[str, Array] = {}
     position = 0
     for name, entry in header.items():
         start, end = entry["data_offsets"]
-        shape: List[int] = entry["shape"]
+        shape: list[int] = entry["shape"]
         size = ITEM_BYTES[entry["dtype"]]
         for extent in shape:
             size *= extent
         if start != position or end - start != size or min([0, *shape]) < 0:
-            raise ValueError("the place of %s does not fit its shape" % name)
+            raise ValueError(f"the place of {name} does not fit its shape")
         arrays[name] = Array("", None, entry["dtype"], tuple(shape), data[start:end])
         position = end
     if position != len(data):
-        raise ValueError("%d bytes of arrays are there, and %d were written" % (len(data), position))
+        raise ValueError(f"{len(data)} bytes of arrays are there, and {position} were written")
     return arrays
-

@@ -1,10 +1,10 @@
 """`BackupAndRestore`: a training by `fit` of Keras 3 that was interrupted goes on, and ends with the same bits.
 
 The callback of that name in Keras restores weights and optimizer. This one also restores what else the result depends
-on: seed generators (which no file format of Keras holds), every other random generator, the place in the shuffled data,
-metrics within an epoch, and the state of the other callbacks, `History` among them.
+on: seed generators (which no format of Keras holds), every other random generator, the place in the shuffled data,
+metrics within an epoch, and what the other callbacks have counted, `History` among them.
 
-Source: `fit` and `EpochIterator` of Keras 3.15, keras/src/backend/*/trainer.py and keras/src/trainers/epoch_iterator.py.
+Source: Keras 3.15, `fit` in keras/src/backend/*/trainer.py, `EpochIterator` in keras/src/trainers/epoch_iterator.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Union
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import keras
 
@@ -25,17 +26,16 @@ from reprobox.runtime.tree import encode
 class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
     """Keeps the state of a training, and restores it when `fit` begins.
 
-    The script of an interrupted training is simply started again: the same model, the same data, the same call of `fit`.
-    What was trained is not trained again, but the data that it was trained on are drawn again and thrown away, since the
-    order of the rest depends on them.
+    The script of an interrupted training is started again as it is: the same model, the same data, the same call of
+    `fit`. What was trained is not trained again, but the data that it was trained on are drawn again and thrown away,
+    since the order of the rest depends on them.
 
     Example:
         model.fit(x, y, epochs=10, callbacks=[EarlyStopping(), BackupAndRestore("training.checkpoint")])
 
     Args:
         path: The file of the checkpoint; of one call of `fit` only.
-        every: Batches from one checkpoint to the next, or "epoch" for one at the end of each. With a number there is one
-            at the end of each epoch too.
+        every: Batches from one checkpoint to the next, or "epoch". There is one at the end of each epoch in any case.
         generators: Random generators of the program's own, by name; see `reprobox.runtime.rng_state`.
         keep: Whether the file stays when the training has ended; then the same call of `fit` only restores it.
 
@@ -48,23 +48,23 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         self,
         path: Any,
         *,
-        every: Union[int, str] = "epoch",
-        generators: Optional[Mapping[str, Any]] = None,
+        every: int | str = "epoch",
+        generators: Mapping[str, Any] | None = None,
         keep: bool = False,
     ) -> None:
         super().__init__()
         if every != "epoch" and (not isinstance(every, int) or every < 1):
-            raise ValueError("every: 'epoch', or 1 batch or more, not %r" % (every,))
+            raise ValueError(f"every: 'epoch', or 1 batch or more, not {every!r}")
         self._path = os.path.abspath(os.fspath(path))
         self._every = every
         self._generators = dict(generators or {})
         self._keep = keep
-        self._others: List[Any] = []
-        self._at_start: List[Dict[str, Any]] = []
-        self._saved: Optional[Dict[str, Any]] = None
-        self._first_epoch: Optional[int] = None
-        self._train_rng: Dict[str, Any] = {}
-        self._epoch_rng: Dict[str, Any] = {}
+        self._others: list[Any] = []
+        self._at_start: list[dict[str, Any]] = []
+        self._saved: dict[str, Any] | None = None
+        self._first_epoch: int | None = None
+        self._train_rng: dict[str, Any] = {}
+        self._epoch_rng: dict[str, Any] = {}
         self._epoch = 0
         self._since = 0
         if every != "epoch":
@@ -137,10 +137,10 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         }
         save_checkpoint(self._path, objects={"model": model}, generators=self._generators, values=values)
 
-    def _load(self) -> Dict[str, Any]:
+    def _load(self) -> dict[str, Any]:
         values = load_checkpoint(self._path, objects={"model": self.model}, generators=self._generators)
         if not isinstance(values, dict) or "train_rng" not in values:
-            raise StateMismatch("%s: this checkpoint was not written by BackupAndRestore" % self._path)
+            raise StateMismatch(f"{self._path}: this checkpoint was not written by BackupAndRestore")
         return values
 
     def _restore_others(self) -> None:
@@ -154,7 +154,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         names = [type(callback).__name__ for callback in self._others]
         if names != [one["type"] for one in saved]:
             raise StateMismatch(
-                "the callbacks were %s and are %s" % (", ".join(one["type"] for one in saved), ", ".join(names)),
+                "the callbacks were {} and are {}".format(", ".join(one["type"] for one in saved), ", ".join(names)),
                 hint="call fit with the same callbacks in the same order",
             )
         for callback, one in zip(self._others, saved):
@@ -189,12 +189,12 @@ def _find_fit() -> Mapping[str, Any]:
     frame = sys._getframe(1)
     while frame is not None:
         found = frame.f_locals
-        if frame.f_code.co_name == "fit" and {"epoch_iterator", "callbacks", "epochs"} <= set(found):
-            if hasattr(found["epoch_iterator"], "_enumerate_iterator"):
-                return found
+        known = frame.f_code.co_name == "fit" and {"epoch_iterator", "callbacks", "epochs"} <= set(found)
+        if known and hasattr(found["epoch_iterator"], "_enumerate_iterator"):
+            return found
         frame = frame.f_back  # type: ignore[assignment]
     raise StateError(
-        "this version of Keras, %s, goes through its data in a way that nobody knows here" % keras.__version__,
+        f"this version of Keras, {keras.__version__}, goes through its data in a way that nobody knows here",
         hint="use Keras 3.8 or newer, or a loop of your own with reprobox.runtime.Loop",
     )
 
@@ -219,7 +219,7 @@ def _begin_within(data: Any, batches: int, restore: Any) -> None:
             step = next(steps, None)
             for _ in range(data.steps_per_execution):
                 if step is None or next(step[2], None) is None:
-                    raise StateMismatch("the checkpoint is of batch %d, and the data end after %d" % (batches, done))
+                    raise StateMismatch(f"the checkpoint is of batch {batches}, and the data end after {done}")
         restore()
         yield from steps
 
@@ -229,9 +229,9 @@ def _begin_within(data: Any, batches: int, restore: Any) -> None:
 _NO_STATE = ("_model", "model", "params", "monitor_op")
 
 
-def _attributes(callback: Any) -> Dict[str, Any]:
+def _attributes(callback: Any) -> dict[str, Any]:
     """The attributes of a callback: encoded, so that a later change can be seen, or None for what cannot be kept."""
-    found: Dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, value in vars(callback).items():
         if name not in _NO_STATE:
             try:
@@ -241,17 +241,23 @@ def _attributes(callback: Any) -> Dict[str, Any]:
     return found
 
 
-def _take_callback(callback: Any, before: Mapping[str, Any]) -> Dict[str, Any]:
+def _take_callback(callback: Any, before: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes that are not what they were when training began; the others are what the program has set."""
     now = _attributes(callback)
     lost = [name for name in now if now[name] is None and (name not in before or before[name] is not None)]
     if lost and not type(callback).__module__.startswith("keras."):
         warnings.warn(
-            "%s: what it holds in %s cannot be kept, and will start anew" % (type(callback).__name__, ", ".join(lost)),
+            "{}: what it holds in {} cannot be kept, and will start anew".format(
+                type(callback).__name__, ", ".join(lost)
+            ),
             stacklevel=2,
         )
-    state = {name: vars(callback)[name] for name in now if now[name] is not None and now[name] != before.get(name)}
-    return {"type": type(callback).__name__, "monitors": _monitors(callback), "state": state}
+    changed = [name for name in now if now[name] is not None and now[name] != before.get(name)]
+    return {
+        "type": type(callback).__name__,
+        "monitors": _monitors(callback),
+        "state": {name: vars(callback)[name] for name in changed},
+    }
 
 
 def _give_callback(callback: Any, saved: Mapping[str, Any]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, Iterable, Iterator, Mapping, Optional
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from reprobox.runtime.checkpoint import load_checkpoint, save_checkpoint
 from reprobox.runtime.errors import StateError, StateMismatch
@@ -37,14 +38,14 @@ class Loop:
         self,
         path: Any,
         *,
-        objects: Optional[Mapping[str, Any]] = None,
-        generators: Optional[Mapping[str, Any]] = None,
-        values: Optional[Dict[str, Any]] = None,
-        every: Optional[int] = None,
+        objects: Mapping[str, Any] | None = None,
+        generators: Mapping[str, Any] | None = None,
+        values: dict[str, Any] | None = None,
+        every: int | None = None,
         keep: bool = False,
     ) -> None:
         if every is not None and every < 1:
-            raise ValueError("every: 1 batch or more, not %r" % every)
+            raise ValueError(f"every: 1 batch or more, not {every!r}")
         self._path = path
         self._objects = dict(objects or {})
         self._generators = dict(generators or {})
@@ -53,8 +54,8 @@ class Loop:
         self._keep = keep
         self._epoch = 0
         self._batch = 0
-        self._epoch_rng: Optional[Dict[str, Any]] = None
-        self._skip: Optional[Dict[str, Any]] = None
+        self._epoch_rng: dict[str, Any] | None = None
+        self._skip: dict[str, Any] | None = None
 
     def epochs(self, count: int) -> Iterator[int]:
         """Count the epochs that are left, after restoring the last checkpoint if there is one.
@@ -98,7 +99,7 @@ class Loop:
             for done in range(self._batch):
                 if next(iterator, self) is self:
                     raise StateMismatch(
-                        "the checkpoint was written after batch %d, and the data end after %d" % (self._batch, done)
+                        f"the checkpoint was written after batch {self._batch}, and the data end after {done}"
                     )
             restore_rng_state(self._skip, self._generators)
             self._skip = None

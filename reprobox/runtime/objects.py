@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import Any, Dict, List, Mapping, Tuple
+from collections.abc import Mapping
+from typing import Any
 
 from reprobox.runtime.errors import StateError, StateMismatch
 
 
-def take_object(thing: Any, name: str) -> Dict[str, Any]:
+def take_object(thing: Any, name: str) -> dict[str, Any]:
     """Take the state of an object.
 
     Args:
@@ -45,27 +46,27 @@ def give_object(thing: Any, saved: Mapping[str, Any], name: str) -> None:
     """
     if saved["kind"] == "state_dict":
         if not hasattr(thing, "load_state_dict"):
-            raise StateMismatch("%s had a state_dict and has none" % name)
+            raise StateMismatch(f"{name} had a state_dict and has none")
         thing.load_state_dict(saved["state"])
         return
     parts = dict(_parts_of(thing, name))
     if list(parts) != list(saved["parts"]):
         raise StateMismatch(
-            "%s had %s and has %s" % (name, ", ".join(saved["parts"]) or "nothing", ", ".join(parts) or "nothing")
+            "{} had {} and has {}".format(name, ", ".join(saved["parts"]) or "nothing", ", ".join(parts) or "nothing")
         )
     for part, variables in parts.items():
-        _require_same(variables, saved["parts"][part], "%s, %s" % (name, part))
+        _require_same(variables, saved["parts"][part], f"{name}, {part}")
     for part, variables in parts.items():
         for variable, value in zip(variables, saved["parts"][part].values()):
             variable.assign(value)
 
 
-def _parts_of(thing: Any, name: str) -> List[Tuple[str, List[Any]]]:
+def _parts_of(thing: Any, name: str) -> list[tuple[str, list[Any]]]:
     """The variables of an object, in an order that its own code gives them."""
     keras = sys.modules.get("keras")
     if keras is not None and isinstance(thing, keras.Model):
         if not thing.built:
-            raise StateError("the model %s has no variables yet" % name, hint="build it, or call it once, before")
+            raise StateError(f"the model {name} has no variables yet", hint="build it, or call it once, before")
         parts = [("model", list(thing.variables))]
         optimizer = getattr(thing, "optimizer", None)
         if optimizer is not None:
@@ -76,16 +77,15 @@ def _parts_of(thing: Any, name: str) -> List[Tuple[str, List[Any]]]:
     variables = getattr(thing, "variables", None)
     if variables is None or callable(variables):
         raise StateError(
-            "%s is a %s.%s, which has neither a state_dict nor variables"
-            % (name, type(thing).__module__, type(thing).__qualname__),
+            f"{name} is a {type(thing).__module__}.{type(thing).__qualname__}: it has neither state_dict nor variables",
             hint="keep its numbers and arrays among the values of the checkpoint",
         )
     return [("variables", list(variables))]
 
 
-def _take_variables(variables: List[Any]) -> Dict[str, Any]:
+def _take_variables(variables: list[Any]) -> dict[str, Any]:
     # The number keeps the order, and apart what has one path.
-    return {"%04d/%s" % (index, _path(variable)): _array(variable) for index, variable in enumerate(variables)}
+    return {f"{index:04d}/{_path(variable)}": _array(variable) for index, variable in enumerate(variables)}
 
 
 def _path(variable: Any) -> str:
@@ -99,19 +99,18 @@ def _array(variable: Any) -> Any:
     return variable.numpy()
 
 
-def _require_same(variables: List[Any], saved: Mapping[str, Any], where: str) -> None:
+def _require_same(variables: list[Any], saved: Mapping[str, Any], where: str) -> None:
     if len(variables) != len(saved):
-        raise StateMismatch("%s: there were %d variables, and there are %d" % (where, len(saved), len(variables)))
+        raise StateMismatch(f"{where}: there were {len(saved)} variables, and there are {len(variables)}")
     for variable, (label, value) in zip(variables, saved.items()):
         now = _array(variable)
         before = label.split("/", 1)[1]
         # Keras counts the layers of a process, so the number behind a name depends on what else was made.
         if _without_counts(_path(variable)) != _without_counts(before):
-            raise StateMismatch("%s: the variable %s has the place that %s had" % (where, _path(variable), before))
+            raise StateMismatch(f"{where}: the variable {_path(variable)} has the place that {before} had")
         if now.shape != value.shape or now.dtype != value.dtype:
             raise StateMismatch(
-                "%s: %s was %s%s and is %s%s"
-                % (where, _path(variable), value.dtype, list(value.shape), now.dtype, list(now.shape))
+                f"{where}: {_path(variable)} was {value.dtype}{list(value.shape)} and is {now.dtype}{list(now.shape)}"
             )
 
 

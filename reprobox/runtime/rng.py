@@ -7,13 +7,14 @@ listed in docs/resume.md.
 from __future__ import annotations
 
 import sys
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from reprobox.runtime import rng_given
 from reprobox.runtime.errors import StateError, StateMismatch
 
 
-def rng_state(generators: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
+def rng_state(generators: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Take the state of every random generator.
 
     Args:
@@ -27,7 +28,7 @@ def rng_state(generators: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
     Raises:
         StateError: A generator is of a type that nobody knows.
     """
-    state: Dict[str, Any] = {"given": {}, "process": {}}
+    state: dict[str, Any] = {"given": {}, "process": {}}
     for name, generator in (generators or {}).items():
         state["given"][name] = rng_given.take_generator(generator, name)
     for name, (module_name, take, _) in _PROCESS.items():
@@ -37,7 +38,7 @@ def rng_state(generators: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
     return state
 
 
-def restore_rng_state(state: Mapping[str, Any], generators: Optional[Mapping[str, Any]] = None) -> None:
+def restore_rng_state(state: Mapping[str, Any], generators: Mapping[str, Any] | None = None) -> None:
     """Put every random generator where it was.
 
     Call it after everything that draws random numbers on its own was made: models, data sets, other generators.
@@ -53,16 +54,16 @@ def restore_rng_state(state: Mapping[str, Any], generators: Optional[Mapping[str
     for names, word in ((set(state["given"]) - set(given), "missing"), (set(given) - set(state["given"]), "not saved")):
         if names:
             raise StateMismatch(
-                "random generators are %s: %s" % (word, ", ".join(sorted(names))),
+                "random generators are {}: {}".format(word, ", ".join(sorted(names))),
                 hint="give the same generators as when the state was taken",
             )
     for name in state["process"]:
         if name not in _PROCESS:
-            raise StateMismatch("the state holds generators of %r, which this version does not know" % name)
+            raise StateMismatch(f"the state holds generators of {name!r}, which this version does not know")
         if _PROCESS[name][0] not in sys.modules:
             raise StateMismatch(
-                "the state holds the generators of %s, which is not imported" % name,
-                hint="import %s before; what it would seed at its import later would not be restored" % name,
+                f"the state holds the generators of {name}, which is not imported",
+                hint=f"import {name} before; what it would seed at its import later would not be restored",
             )
     for name, generator in given.items():
         rng_given.give_generator(generator, state["given"][name], name)
@@ -72,7 +73,7 @@ def restore_rng_state(state: Mapping[str, Any], generators: Optional[Mapping[str
             give(sys.modules[module_name], state["process"][name])
 
 
-def _take_keras(keras: Any) -> Dict[str, Any]:
+def _take_keras(keras: Any) -> dict[str, Any]:
     generator = _keras_attributes().get_global_attribute("global_seed_generator")
     return {"global": None if generator is None else rng_given.take_seed_generator(generator)}
 
@@ -96,7 +97,7 @@ def _keras_attributes() -> Any:
     return attributes
 
 
-def _take_tensorflow(tensorflow: Any) -> Dict[str, Any]:
+def _take_tensorflow(tensorflow: Any) -> dict[str, Any]:
     # What seeds each random operation that is called eagerly, and the generator that a program asks for by
     # `tf.random.get_global_generator`. The latter is not asked for here: that would make one.
     context = sys.modules["tensorflow.python.eager.context"].context()
@@ -114,7 +115,7 @@ def _give_tensorflow(tensorflow: Any, state: Mapping[str, Any]) -> None:
     context = sys.modules["tensorflow.python.eager.context"].context()
     if context._seed != state["seed"]:
         raise StateMismatch(
-            "the seed of TensorFlow was %r and is %r" % (state["seed"], context._seed),
+            "the seed of TensorFlow was {!r} and is {!r}".format(state["seed"], context._seed),
             hint="call tf.random.set_seed as it was called then; functions that are traced already keep their seeds",
         )
     if state["operations"] is not None:
@@ -124,7 +125,7 @@ def _give_tensorflow(tensorflow: Any, state: Mapping[str, Any]) -> None:
         rng_given.give_generator(generator, state["global"], "the global generator of TensorFlow")
 
 
-def _take_torch(torch: Any) -> Dict[str, Any]:
+def _take_torch(torch: Any) -> dict[str, Any]:
     cuda = []
     # A process that has not used CUDA yet has drawn nothing there.
     if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -135,14 +136,13 @@ def _take_torch(torch: Any) -> Dict[str, Any]:
 def _give_torch(torch: Any, state: Mapping[str, Any]) -> None:
     devices = torch.cuda.device_count() if state["cuda"] else 0
     if len(state["cuda"]) > devices:
-        raise StateMismatch("the state holds %d CUDA generators; there are %d" % (len(state["cuda"]), devices))
+        raise StateMismatch(f"the state holds {len(state['cuda'])} CUDA generators; there are {devices}")
     torch.set_rng_state(rng_given.tensor_of(torch, state["cpu"]))
     for device, saved in enumerate(state["cuda"]):
         torch.cuda.set_rng_state(rng_given.tensor_of(torch, saved), device)
 
 
-_Part = Tuple[str, Callable[[Any], Any], Callable[[Any, Any], None]]
-_PROCESS: Dict[str, _Part] = {
+_PROCESS: dict[str, tuple[str, Callable[[Any], Any], Callable[[Any, Any], None]]] = {
     "keras": ("keras", _take_keras, _give_keras),
     "tensorflow": ("tensorflow", _take_tensorflow, _give_tensorflow),
     "torch": ("torch", _take_torch, _give_torch),

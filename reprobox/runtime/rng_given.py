@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import sys
-from typing import Any, Dict, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from reprobox.runtime.errors import StateError, StateMismatch
 
 
-def take_generator(generator: Any, name: str) -> Dict[str, Any]:
+def take_generator(generator: Any, name: str) -> dict[str, Any]:
     """Take the state of a generator.
 
     Args:
@@ -37,8 +38,7 @@ def take_generator(generator: Any, name: str) -> Dict[str, Any]:
     if kind == "keras.SeedGenerator":
         return take_seed_generator(generator)
     raise StateError(
-        "the generator %s is a %s.%s, whose state nobody knows"
-        % (name, type(generator).__module__, type(generator).__qualname__),
+        f"{name} is a {type(generator).__module__}.{type(generator).__qualname__}, whose state nobody knows",
         hint="a key of JAX belongs among the values of a checkpoint",
     )
 
@@ -56,7 +56,9 @@ def give_generator(generator: Any, saved: Mapping[str, Any], name: str) -> None:
     """
     kind = _kind_of(generator)
     if kind != saved["kind"]:
-        raise StateMismatch("the generator %s was a %s and is a %s" % (name, saved["kind"], kind or type(generator)))
+        raise StateMismatch(
+            "the generator {} was a {} and is a {}".format(name, saved["kind"], kind or type(generator))
+        )
     state = saved["state"]
     if kind == "random.Random":
         generator.setstate(state)
@@ -66,20 +68,21 @@ def give_generator(generator: Any, saved: Mapping[str, Any], name: str) -> None:
         bits = generator.bit_generator if kind == "numpy.Generator" else generator
         if bits.state["bit_generator"] != state["bit_generator"]:
             raise StateMismatch(
-                "the generator %s drew from %s and draws from %s"
-                % (name, state["bit_generator"], bits.state["bit_generator"])
+                "the generator {} drew from {} and draws from {}".format(
+                    name, state["bit_generator"], bits.state["bit_generator"]
+                )
             )
         _give_seed(bits, saved["seed"], name)
         bits.state = state
     elif kind == "torch.Generator":
         if str(generator.device) != saved["device"]:
             raise StateMismatch(
-                "the generator %s was on %s and is on %s" % (name, saved["device"], generator.device)
+                "the generator {} was on {} and is on {}".format(name, saved["device"], generator.device)
             )
         generator.set_state(tensor_of(sys.modules["torch"], state))
     elif kind == "tensorflow.Generator":
         if int(generator.algorithm) != saved["algorithm"]:
-            raise StateMismatch("the generator %s has another algorithm than it had" % name)
+            raise StateMismatch(f"the generator {name} has another algorithm than it had")
         generator.state.assign(state)
     else:
         give_seed_generator(generator, saved, name)
@@ -106,7 +109,7 @@ def _kind_of(generator: Any) -> str:
 
 def _take_seed(bits: Any) -> Any:
     """What `spawn` makes children from, where the bit generator tells: the seed, and how many there are."""
-    seed = getattr(bits, "seed_seq", None)
+    seed: Any = getattr(bits, "seed_seq", None)
     if not hasattr(seed, "n_children_spawned"):
         return None
     entropy = seed.entropy if isinstance(seed.entropy, int) else repr(seed.entropy)
@@ -122,12 +125,12 @@ def _give_seed(bits: Any, saved: Any, name: str) -> None:
         bits.seed_seq.spawn(saved["children"] - now["children"])
     elif saved["children"]:
         raise StateMismatch(
-            "the generator %s has spawned children from a seed that is not its seed now" % name,
+            f"the generator {name} has spawned children from a seed that is not its seed now",
             hint="make it from the same seed as in the interrupted program",
         )
 
 
-def take_seed_generator(generator: Any) -> Dict[str, Any]:
+def take_seed_generator(generator: Any) -> dict[str, Any]:
     """Take the state of a `keras.random.SeedGenerator`."""
     state = sys.modules["keras"].ops.convert_to_numpy(generator.state)
     return {"kind": "keras.SeedGenerator", "state": [int(number) for number in state.tolist()]}
@@ -136,7 +139,7 @@ def take_seed_generator(generator: Any) -> Dict[str, Any]:
 def give_seed_generator(generator: Any, saved: Mapping[str, Any], name: str) -> None:
     """Put a `keras.random.SeedGenerator` where it was."""
     if len(saved["state"]) != int(generator.state.shape[0]):
-        raise StateMismatch("%s has another size than it had" % name)
+        raise StateMismatch(f"{name} has another size than it had")
     generator.state.assign(saved["state"])
 
 

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import base64
 import math
-from typing import Any, Dict, Mapping, Tuple
+from collections.abc import Mapping
+from typing import Any
 
 from reprobox.runtime.arrays import Array, give_array, take_array
 from reprobox.runtime.errors import StateError, StateUnreadable
 
 
-def encode(value: Any, where: str) -> Tuple[Any, Dict[str, Array]]:
+def encode(value: Any, where: str) -> tuple[Any, dict[str, Array]]:
     """Turn a value into JSON and arrays.
 
     Args:
-        value: None, bool, int, float, str, bytes, lists, tuples and dictionaries of these, and arrays of NumPy, PyTorch,
-            TensorFlow and JAX (keys of JAX among them).
+        value: None, bool, int, float, str, bytes, lists, tuples and dictionaries of these, and arrays of NumPy,
+            PyTorch, TensorFlow and JAX (keys of JAX among them).
         where: What to call it, in names of arrays and in errors.
 
     Returns:
@@ -27,25 +28,23 @@ def encode(value: Any, where: str) -> Tuple[Any, Dict[str, Array]]:
     Raises:
         StateError: There is something of another type in it.
     """
-    arrays: Dict[str, Array] = {}
+    arrays: dict[str, Array] = {}
     return _encode(value, where, arrays), arrays
 
 
-def _encode(value: Any, where: str, arrays: Dict[str, Array]) -> Any:
+def _encode(value: Any, where: str, arrays: dict[str, Array]) -> Any:
     if value is None or type(value) in (bool, int, str):
         return value
     if type(value) is float:
         return value if math.isfinite(value) else {"$float": repr(value)}
     if type(value) is list:
-        return [_encode(item, "%s/%d" % (where, index), arrays) for index, item in enumerate(value)]
+        return [_encode(item, f"{where}/{index}", arrays) for index, item in enumerate(value)]
     if type(value) is tuple:
         return {"$tuple": _encode(list(value), where, arrays)}
     if isinstance(value, Mapping):
         if all(type(key) is str and not key.startswith("$") for key in value):
-            return {key: _encode(item, "%s/%s" % (where, key), arrays) for key, item in value.items()}
-        pairs = [
-            [_encode(key, where, arrays), _encode(item, "%s/%s" % (where, key), arrays)] for key, item in value.items()
-        ]
+            return {key: _encode(item, f"{where}/{key}", arrays) for key, item in value.items()}
+        pairs = [[_encode(key, where, arrays), _encode(item, f"{where}/{key}", arrays)] for key, item in value.items()]
         return {"$pairs": pairs}
     if isinstance(value, (bytes, bytearray)):
         return {"$bytes": base64.b64encode(value).decode("ascii")}
@@ -58,7 +57,7 @@ def _encode(value: Any, where: str, arrays: Dict[str, Array]) -> Any:
         leaf = {"$array": name, "kind": array.kind}
         return dict(leaf, detail=array.detail) if array.detail is not None else leaf
     raise StateError(
-        "%s: %s.%s cannot be kept" % (where, type(value).__module__, type(value).__qualname__),
+        f"{where}: {type(value).__module__}.{type(value).__qualname__} cannot be kept",
         hint="keep numbers, text, arrays, and lists, tuples and dictionaries of these",
     )
 
@@ -94,5 +93,5 @@ def decode(value: Any, arrays: Mapping[str, Array]) -> Any:
         if mark == "$array":
             return give_array(arrays[inner]._replace(kind=value["kind"], detail=value.get("detail")), inner)
     except (KeyError, TypeError, ValueError) as error:
-        raise StateUnreadable("a value that cannot be read: %s: %s" % (mark, error)) from error
-    raise StateUnreadable("a value of a kind that this version does not know: %s" % mark)
+        raise StateUnreadable(f"a value that cannot be read: {mark}: {error}") from error
+    raise StateUnreadable(f"a value of a kind that this version does not know: {mark}")

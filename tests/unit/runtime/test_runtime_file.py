@@ -59,7 +59,7 @@ def test_values_come_back_as_they_were(value: Any) -> None:
 def test_what_cannot_be_kept_is_refused(value: Any, tmp_path: Path) -> None:
     """A value of a type that JSON and arrays do not have is an error that says where it is; the old file stays."""
     save_checkpoint(tmp_path / "c", values=1)
-    with pytest.raises(StateError, match="values.*cannot be kept"):
+    with pytest.raises(StateError, match=r"values.*cannot be kept"):
         save_checkpoint(tmp_path / "c", values={"name": value})
     assert load_checkpoint(tmp_path / "c") == 1
 
