@@ -160,10 +160,20 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         for callback, one in zip(self._others, saved):
             _give_callback(callback, one)
 
-    def _restore_within(self) -> None:
-        """Put everything where it was within the epoch, after what its beginning has done."""
+    def _restore_within(self, batch: Any) -> None:
+        """Put everything where it was within the epoch, after what its beginning has done; `batch` is one of the data."""
+        model = self.model
+        if not all(metric.variables for metric in model.metrics):
+            # What a model is compiled with is made by its first step otherwise, which is too late here.
+            model._symbolic_build(data_batch=batch)
         saved = self._load()
-        for variable, value in zip(self.model.metrics_variables, saved["metrics"]):
+        variables = model.metrics_variables
+        if len(variables) != len(saved["metrics"]):
+            raise StateMismatch(
+                f"the metrics had {len(saved['metrics'])} variables within an epoch, and have {len(variables)}",
+                hint='write checkpoints at the ends of epochs only: every="epoch"',
+            )
+        for variable, value in zip(variables, saved["metrics"]):
             variable.assign(value)
         for callback, one in zip(self._others, saved["callbacks"]):
             _give_callback(callback, one)
@@ -215,12 +225,14 @@ def _begin_within(data: Any, batches: int, restore: Any) -> None:
     def rest() -> Iterator[Any]:
         del data._enumerate_iterator
         steps = original()
+        batch = None
         for done in range(0, batches, data.steps_per_execution):
             step = next(steps, None)
             for _ in range(data.steps_per_execution):
-                if step is None or next(step[2], None) is None:
+                batch = None if step is None else next(step[2], None)
+                if batch is None:
                     raise StateMismatch(f"the checkpoint is of batch {batches}, and the data end after {done}")
-        restore()
+        restore(batch)
         yield from steps
 
     data._enumerate_iterator = rest
