@@ -161,7 +161,11 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             _give_callback(callback, one)
 
     def _restore_within(self, batch: Any) -> None:
-        """Put everything where it was within the epoch, after what its beginning has done; `batch` is one of the data."""
+        """Put everything where it was within the epoch, after what its beginning has done.
+
+        Args:
+            batch: One of the data.
+        """
         model = self.model
         if not all(metric.variables for metric in model.metrics):
             # What a model is compiled with is made by its first step otherwise, which is too late here.

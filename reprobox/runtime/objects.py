@@ -27,7 +27,7 @@ def take_object(thing: Any, name: str) -> dict[str, Any]:
     Raises:
         StateError: Nobody knows how.
     """
-    if hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict"):
+    if not _is_keras(thing) and hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict"):
         return {"kind": "state_dict", "state": thing.state_dict()}
     parts = _parts_of(thing, name)
     return {"kind": "variables", "parts": {part: _take_variables(variables) for part, variables in parts}}
@@ -59,6 +59,12 @@ def give_object(thing: Any, saved: Mapping[str, Any], name: str) -> None:
     for part, variables in parts.items():
         for variable, value in zip(variables, saved["parts"][part].values()):
             variable.assign(value)
+
+
+def _is_keras(thing: Any) -> bool:
+    """Whether it is a model or layer of Keras; with PyTorch below, it is also a module, whose state_dict is not all."""
+    keras = sys.modules.get("keras")
+    return keras is not None and isinstance(thing, keras.layers.Layer)
 
 
 def _parts_of(thing: Any, name: str) -> list[tuple[str, list[Any]]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from reprobox.runtime import rng_given
-from reprobox.runtime.errors import StateError, StateMismatch
+from reprobox.runtime.errors import StateMismatch
 
 
 def rng_state(generators: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -73,13 +73,19 @@ def restore_rng_state(state: Mapping[str, Any], generators: Mapping[str, Any] | 
             give(sys.modules[module_name], state["process"][name])
 
 
+_KERAS_ATTRIBUTES = "keras.src.backend.common.global_state"
+
+
 def _take_keras(keras: Any) -> dict[str, Any]:
-    generator = _keras_attributes().get_global_attribute("global_seed_generator")
+    attributes = sys.modules.get(_KERAS_ATTRIBUTES)  # Keras 2 has none, and no seed generators.
+    generator = None if attributes is None else attributes.get_global_attribute("global_seed_generator")
     return {"global": None if generator is None else rng_given.take_seed_generator(generator)}
 
 
 def _give_keras(keras: Any, state: Mapping[str, Any]) -> None:
-    attributes = _keras_attributes()
+    attributes: Any = sys.modules.get(_KERAS_ATTRIBUTES)
+    if attributes is None:
+        return
     if state["global"] is None:
         attributes.set_global_attribute("global_seed_generator", None)
         return
@@ -88,13 +94,6 @@ def _give_keras(keras: Any, state: Mapping[str, Any]) -> None:
         generator = keras.random.SeedGenerator(seed=0)
         attributes.set_global_attribute("global_seed_generator", generator)
     rng_given.give_seed_generator(generator, state["global"], "the global seed generator of Keras")
-
-
-def _keras_attributes() -> Any:
-    attributes = sys.modules.get("keras.src.backend.common.global_state")
-    if attributes is None:
-        raise StateError("this version of Keras keeps its global seed generator where nobody knows; Keras 3 is needed")
-    return attributes
 
 
 def _take_tensorflow(tensorflow: Any) -> dict[str, Any]:
