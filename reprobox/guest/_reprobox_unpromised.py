@@ -103,7 +103,10 @@ class Watch:
         return frame.f_globals.get("__name__", "").partition(".")[0]
 
     def _user_frame(self, frame):
+        """The user's code that called a library, or None where it only imports it."""
         while frame is not None and self._library_of(frame) is not None:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                return None
             frame = frame.f_back
         return frame
 

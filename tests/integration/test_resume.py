@@ -7,23 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 
-import pytest
-
-from tests.conftest import REPO, Tool
-
-TRAININGS = REPO / "tests" / "trainings"
-
-
-@pytest.fixture
-def trainings(digits: Tool) -> Tool:
-    """The digits example with the trainings of tests/trainings beside it."""
-    for name in ("train.py", "resume.py", "drive.py"):
-        shutil.copy(TRAININGS / name, digits.folder / name)
-    shutil.copy(digits.folder / "data" / "digits.csv", digits.folder / "digits.csv")
-    return digits
+from tests.conftest import Tool
 
 
 def test_killed_and_resumed(trainings: Tool) -> None:

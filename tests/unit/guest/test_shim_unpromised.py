@@ -61,8 +61,9 @@ def test_a_library_that_draws_for_the_user(tmp_path):
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(
         "import os, threading, uuid, numpy\ndef draw():\n    uuid.uuid4()\n    threading.Thread()\n"
-        "    return numpy.random.default_rng()\n"
+        "    return numpy.random.default_rng()\ndraw()\n"
     )
+    assert noted(tmp_path, "import lib\n", path=[tmp_path / "site-packages"]) == []
     source = "import lib\nlib.draw()\n"
     assert noted(tmp_path, source, path=[tmp_path / "site-packages"]) == [
         ("numpy.random without a seed", "train.py", 2, "lib")
