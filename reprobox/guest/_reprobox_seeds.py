@@ -39,6 +39,8 @@ def apply(name, module, settings, trail):
     elif name == "jax":
         # Nothing to seed: every key is made by the user's code from a number of its own.
         trail.event("imported", module=name, version=_find_version(name))
+        if settings.is_deterministic:
+            _set_xla_flags(_find_version(name), settings.level, os.environ)
     elif name in ("keras", "tf_keras"):
         # Every seed generator and initializer of Keras that is not given a seed draws one from `random` (the
         # oldest from `numpy.random`), so it is seeded already, by us or by the user.
@@ -57,6 +59,27 @@ def apply(name, module, settings, trail):
                     call(module)
                 except Exception as error:
                     trail.fault("%s: %s" % (name, call.__name__.strip("_")), error)
+
+
+def _set_xla_flags(version, level, environ):
+    """Ask XLA for deterministic operations, and at `portable` for no more than AVX2.
+
+    Not by the runner: XLA ends a process for a flag that it does not know, and TensorFlow's reads them as well. It
+    reads them when JAX first computes, so now is early enough. What the user has set stays.
+
+    Args:
+        version: Of JAX, or None.
+        level: The determinism level.
+        environ: Where `XLA_FLAGS` is set.
+    """
+    first = (version or "").partition(".")
+    if first[0] == "0" and first[2].partition(".")[0] in ("", "0", "1", "2", "3", "4"):
+        return  # Not tried with these.
+    wanted = ["--xla_gpu_deterministic_ops=true"] + (["--xla_cpu_max_isa=AVX2"] if level == "portable" else [])
+    flags = environ.get("XLA_FLAGS", "")
+    missing = [flag for flag in wanted if flag.partition("=")[0] not in flags]
+    if missing:
+        environ["XLA_FLAGS"] = " ".join([flags] * bool(flags) + missing)
 
 
 def _find_version(name):

@@ -231,6 +231,23 @@ def test_jax_is_noted_and_left_alone(tmp_path):
     assert events(trail)[-1] == {"event": "imported", "module": "jax", "version": "0.9"}
 
 
+@pytest.mark.parametrize(
+    ("version", "level", "before", "after"),
+    [
+        ("0.9.1", "strict", "", "--xla_gpu_deterministic_ops=true"),
+        ("0.10.2", "portable", "", "--xla_gpu_deterministic_ops=true --xla_cpu_max_isa=AVX2"),
+        ("0.9", "portable", "--xla_cpu_max_isa=SSE4_2", "--xla_cpu_max_isa=SSE4_2 --xla_gpu_deterministic_ops=true"),
+        ("0.4.30", "portable", "", ""),
+        ("0.9", "seeded", "", ""),
+    ],
+)
+def test_flags_of_xla(tmp_path, version, level, before, after):
+    """XLA is told by its flags, which it reads after JAX is imported; a version that may not know them is not."""
+    package(tmp_path, jax=f"__version__ = {version!r}")
+    code = "import jax, os; print(os.environ['XLA_FLAGS'])"
+    assert printed(code, path=[tmp_path], level=level, XLA_FLAGS=before).strip() == after
+
+
 @pytest.mark.parametrize("name", ["random", "torch", "tensorflow"])
 def test_a_raising_hook_does_not_break_the_import(tmp_path, name):
     """A user's own module of a known name, without what is called, imports; the trail has the fault."""
