@@ -44,6 +44,8 @@ _STRICT = {
 }
 _PORTABLE = {
     "ONEDNN_MAX_CPU_ISA": "AVX2",
+    # Else TensorFlow uses oneDNN on processors with AVX-512 VNNI alone, and what Eigen does instead follows cache sizes.
+    "TF_ENABLE_ONEDNN_OPTS": "1",
     "OPENBLAS_CORETYPE": "Haswell",
     "MKL_CBWR": "AVX2",
     "ATEN_CPU_CAPABILITY": "avx2",
