@@ -75,11 +75,32 @@ def _set_xla_flags(version, level, environ):
     first = (version or "").partition(".")
     if first[0] == "0" and first[2].partition(".")[0] in ("", "0", "1", "2", "3", "4"):
         return  # Not tried with these.
-    wanted = ["--xla_gpu_deterministic_ops=true"] + (["--xla_cpu_max_isa=AVX2"] if level == "portable" else [])
+    wanted = ["--xla_gpu_deterministic_ops=true"]
+    if level == "portable":
+        wanted += _find_flags(("--xla_cpu_max_isa=AVX2", "--xla_cpu_experimental_ynn_fusion_type="))
     flags = environ.get("XLA_FLAGS", "")
     missing = [flag for flag in wanted if flag.partition("=")[0] not in flags]
     if missing:
         environ["XLA_FLAGS"] = " ".join([flags] * bool(flags) + missing)
+
+
+def _find_flags(flags):
+    """Those flags that the XLA of JAX has, which is a matter of months: looked for in its library itself.
+
+    Products of matrices are left to a library that goes by the processor (YNNPACK), unless it is switched off.
+    """
+    import mmap
+
+    folder = os.path.dirname(os.path.abspath(sys.modules["jaxlib"].__file__))
+    for name in ("libjax_common.so", "_jax.so", "xla_extension.so"):
+        try:
+            with open(os.path.join(folder, name), "rb") as stream:
+                data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError:
+            continue
+        with data:
+            return [flag for flag in flags if data.find(flag.strip("-").partition("=")[0].encode()) >= 0]
+    return []
 
 
 def _find_version(name):

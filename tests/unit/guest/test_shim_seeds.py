@@ -236,14 +236,17 @@ def test_jax_is_noted_and_left_alone(tmp_path):
     [
         ("0.9.1", "strict", "", "--xla_gpu_deterministic_ops=true"),
         ("0.10.2", "portable", "", "--xla_gpu_deterministic_ops=true --xla_cpu_max_isa=AVX2"),
-        ("0.9", "portable", "--xla_cpu_max_isa=SSE4_2", "--xla_cpu_max_isa=SSE4_2 --xla_gpu_deterministic_ops=true"),
+        ("1.0", "portable", "--xla_cpu_max_isa=SSE4_2", "--xla_cpu_max_isa=SSE4_2 --xla_gpu_deterministic_ops=true"),
         ("0.4.30", "portable", "", ""),
         ("0.9", "seeded", "", ""),
     ],
 )
 def test_flags_of_xla(tmp_path, version, level, before, after):
     """XLA is told by its flags, which it reads after JAX is imported; a version that may not know them is not."""
-    package(tmp_path, jax=f"__version__ = {version!r}")
+    package(tmp_path, jax=f"import jaxlib\n__version__ = {version!r}", jaxlib="")
+    # Of the two that `portable` wants, this library has one.
+    place = next(path.parent for path in [tmp_path / "jaxlib/__init__.py", tmp_path / "jaxlib.py"] if path.exists())
+    (place / "libjax_common.so").write_bytes(b"\x7fELF\0xla_cpu_max_isa\0" + bytes(5000))
     code = "import jax, os; print(os.environ['XLA_FLAGS'])"
     assert printed(code, path=[tmp_path], level=level, XLA_FLAGS=before).strip() == after
 
