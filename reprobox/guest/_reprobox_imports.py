@@ -11,7 +11,13 @@ import sys
 from _frozen_importlib_external import FileLoader, PathFinder
 from _thread import get_ident
 
-HOOKED = frozenset(
+_WATCHED = ("random", "threading", "concurrent.futures.thread")
+"""Modules that entropy and threads, which no level can promise, come through."""
+
+_LOADS_BLAS = ("numpy", "scipy.linalg")
+"""Modules that load OpenBLAS, each its own."""
+
+SEEDED = frozenset(
     (
         "random",
         "numpy.random",  # Not `numpy`: since 2.x that imports its random part only when it is used.
@@ -26,6 +32,7 @@ HOOKED = frozenset(
         "loky.backend.spawn",
     )
 )
+HOOKED = SEEDED.union(_WATCHED, _LOADS_BLAS)
 
 
 def install(folder, settings, trail, hooks=None, hooked=()):
@@ -45,9 +52,7 @@ def install(folder, settings, trail, hooks=None, hooked=()):
         module = sys.modules.get(name, module)
         try:
             if name in seeded:
-                import _reprobox_seeds
-
-                _reprobox_seeds.apply(name, module, settings, trail)
+                _treat(name, module, folder, settings, trail)
         except Exception as error:
             trail.fault(name, error)
         try:
@@ -61,6 +66,22 @@ def install(folder, settings, trail, hooks=None, hooked=()):
     for name in sorted(wanted.intersection(sys.modules)):
         if sys.modules[name] is not None:
             after(name, sys.modules[name])
+
+
+def _treat(name, module, folder, settings, trail):
+    """Do to a module what its determinism needs, loading the parts of the shim that do it."""
+    if name in SEEDED:
+        import _reprobox_seeds
+
+        _reprobox_seeds.apply(name, module, settings, trail)
+    if name in _WATCHED:
+        import _reprobox_unpromised
+
+        _reprobox_unpromised.apply(name, module, folder, trail)
+    if name in _LOADS_BLAS and settings.threads:
+        import _reprobox_processors
+
+        _reprobox_processors.settle_openblas(settings.threads)
 
 
 class Finder:

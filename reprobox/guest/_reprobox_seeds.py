@@ -39,6 +39,8 @@ def apply(name, module, settings, trail):
     elif name == "jax":
         # Nothing to seed: every key is made by the user's code from a number of its own.
         trail.event("imported", module=name, version=_find_version(name))
+        if settings.is_deterministic:
+            _set_xla_flags(_find_version(name), settings.level, os.environ)
     elif name in ("keras", "tf_keras"):
         # Every seed generator and initializer of Keras that is not given a seed draws one from `random` (the
         # oldest from `numpy.random`), so it is seeded already, by us or by the user.
@@ -57,6 +59,48 @@ def apply(name, module, settings, trail):
                     call(module)
                 except Exception as error:
                     trail.fault("%s: %s" % (name, call.__name__.strip("_")), error)
+
+
+def _set_xla_flags(version, level, environ):
+    """Ask XLA for deterministic operations, and at `portable` for no more than AVX2.
+
+    Not by the runner: XLA ends a process for a flag that it does not know, and TensorFlow's reads them as well. It
+    reads them when JAX first computes, so now is early enough. What the user has set stays.
+
+    Args:
+        version: Of JAX, or None.
+        level: The determinism level.
+        environ: Where `XLA_FLAGS` is set.
+    """
+    first = (version or "").partition(".")
+    if first[0] == "0" and first[2].partition(".")[0] in ("", "0", "1", "2", "3", "4"):
+        return  # Not tried with these.
+    wanted = ["--xla_gpu_deterministic_ops=true"]
+    if level == "portable":
+        wanted += _find_flags(("--xla_cpu_max_isa=AVX2", "--xla_cpu_experimental_ynn_fusion_type="))
+    flags = environ.get("XLA_FLAGS", "")
+    missing = [flag for flag in wanted if flag.partition("=")[0] not in flags]
+    if missing:
+        environ["XLA_FLAGS"] = " ".join([flags] * bool(flags) + missing)
+
+
+def _find_flags(flags):
+    """Those flags that the XLA of JAX has, which is a matter of months: looked for in its library itself.
+
+    Products of matrices are left to a library that goes by the processor (YNNPACK), unless it is switched off.
+    """
+    import mmap
+
+    folder = os.path.dirname(os.path.abspath(sys.modules["jaxlib"].__file__))
+    for name in ("libjax_common.so", "_jax.so", "xla_extension.so"):
+        try:
+            with open(os.path.join(folder, name), "rb") as stream:
+                data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError:
+            continue
+        with data:
+            return [flag for flag in flags if data.find(flag.strip("-").partition("=")[0].encode()) >= 0]
+    return []
 
 
 def _find_version(name):

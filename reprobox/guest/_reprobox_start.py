@@ -5,6 +5,7 @@ read-only, so it imports no more than this process needs: what seeds modules is 
 module is.
 """
 
+import os
 import sys
 
 from _reprobox_trail import Trail
@@ -18,13 +19,15 @@ class Settings:
     Args:
         level: One of `LEVELS`.
         seed: Where random generators start, 0 or more.
+        threads: How many each pool of threads has, or None where that is left alone.
     """
 
-    __slots__ = ("level", "seed")
+    __slots__ = ("level", "seed", "threads")
 
-    def __init__(self, level, seed):
+    def __init__(self, level, seed, threads=None):
         self.level = level
         self.seed = seed
+        self.threads = threads
 
     @property
     def is_deterministic(self):
@@ -36,7 +39,7 @@ def parse_settings(environ):
     """Read the settings out of environment variables.
 
     Args:
-        environ: A mapping; `REPROBOX_DETERMINISM` and `REPROBOX_SEED` count.
+        environ: A mapping; `REPROBOX_DETERMINISM`, `REPROBOX_SEED` and `REPROBOX_THREADS` count.
 
     Returns:
         The settings, and a list of (variable, error) for values that make no sense. A level that nobody knows
@@ -54,7 +57,8 @@ def parse_settings(environ):
     except ValueError as error:
         faults.append(("REPROBOX_SEED", error))
         seed = 0
-    return Settings(level, seed), faults
+    threads = environ.get("REPROBOX_THREADS", "")
+    return Settings(level, seed, int(threads) if threads.isdecimal() else None), faults
 
 
 _started = []
@@ -76,6 +80,14 @@ def start(environ, folder):
     trail.open()
     for where, error in faults:
         trail.fault(where, error)
+    package = os.path.join(folder, "package")
+    if os.path.isdir(package):
+        try:
+            import _reprobox_package
+
+            _reprobox_package.install(package)
+        except Exception as error:
+            trail.fault("package", error)
     if settings.is_deterministic:
         try:
             import _reprobox_listing
@@ -83,6 +95,13 @@ def start(environ, folder):
             _reprobox_listing.install()
         except Exception as error:
             trail.fault("listing", error)
+    if settings.threads and settings.level != "off":
+        try:
+            import _reprobox_processors
+
+            _reprobox_processors.install(settings.threads)
+        except Exception as error:
+            trail.fault("processors", error)
     hooks, hooked = _make_hooks(environ, trail)
     if settings.level != "off" or hooks is not None:
         try:

@@ -335,20 +335,25 @@ def _give_outputs(given: tuple[RecordedFile, ...], work: Path, store: RunStore) 
 
 
 def _copy_guest(target: Path) -> str:
-    """Copy the guest shim where any user of a container can read it, and digest it."""
+    """Copy the guest shim, and `reprobox.runtime`, where any user of a container can read them, and digest both."""
     from importlib.resources import as_file, files
 
-    target.mkdir()
     parts = []
-    with as_file(files("reprobox") / "guest") as source:
-        for file in sorted(source.glob("*.py")):
-            if file.name in ("__init__.py", "pyc.py"):
-                continue
+    with as_file(files("reprobox")) as package:
+        shim = [file for file in package.glob("guest/*.py") if file.name not in ("__init__.py", "pyc.py")]
+        # In a folder of its own, which the shim offers to programs that have no package of this name.
+        copies = {file.name: file for file in shim}
+        for file in (package / "__init__.py", *package.glob("runtime/*.py")):
+            copies[f"package/reprobox/{file.relative_to(package).as_posix()}"] = file
+        for name, file in sorted(copies.items()):
             data = file.read_bytes()
-            (target / file.name).write_bytes(data)
-            (target / file.name).chmod(0o644)
-            parts.append(f"{file.name}:{digest_bytes(data)}")
-    target.chmod(0o755)
+            copy = target / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(data)
+            copy.chmod(0o644)
+            parts.append(f"{name}:{digest_bytes(data)}")
+    for folder in (target, *(path for path in target.rglob("*") if path.is_dir())):
+        folder.chmod(0o755)
     return digest_bytes("\n".join(parts).encode())
 
 

@@ -24,7 +24,19 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "TF_NUM_INTRAOP_THREADS",
     "TF_NUM_INTEROP_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "RAYON_NUM_THREADS",  # Rust: tokenizers, and much else.
+    "POLARS_MAX_THREADS",
+    "LOKY_MAX_CPU_COUNT",  # What joblib, and so `n_jobs=-1` of scikit-learn, counts.
+    "PYTHON_CPU_COUNT",  # What `os.cpu_count` gives since Python 3.13; before it, the shim does that.
+    "NPROC",  # What XLA, and so JAX, counts; it knows no other variable.
 )
+_THREADS_ARE_FIXED = {
+    # Neither library is to take fewer threads than it was told because a machine has fewer cores, or is busy.
+    "OMP_DYNAMIC": "FALSE",
+    "MKL_DYNAMIC": "FALSE",
+}
 _STRICT = {
     "TF_DETERMINISTIC_OPS": "1",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
@@ -32,8 +44,11 @@ _STRICT = {
 }
 _PORTABLE = {
     "ONEDNN_MAX_CPU_ISA": "AVX2",
+    # Else TensorFlow uses oneDNN only on processors with AVX-512 VNNI; Eigen, in its place, goes by cache sizes.
+    "TF_ENABLE_ONEDNN_OPTS": "1",
     "OPENBLAS_CORETYPE": "Haswell",
     "MKL_CBWR": "AVX2",
+    "ATEN_CPU_CAPABILITY": "avx2",
     # The names of groups since NumPy 2.4, and the features before it; each version ignores what it does not know.
     "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL",
     "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX512BW,-AVX512DQ,-AVX512CD",
@@ -108,7 +123,7 @@ def render_variables(settings: Settings, paths: Sequence[str] = ()) -> dict[str,
     }
     if settings.determinism != "off":
         variables["PYTHONHASHSEED"] = str(settings.seed)
-        variables |= {name: str(settings.threads) for name in _THREAD_VARIABLES}
+        variables |= {name: str(settings.threads) for name in _THREAD_VARIABLES} | _THREADS_ARE_FIXED
     if settings.determinism in ("strict", "portable"):
         variables |= _STRICT
     if settings.determinism == "portable":
@@ -119,6 +134,7 @@ def render_variables(settings: Settings, paths: Sequence[str] = ()) -> dict[str,
         "PYTHONPATH": ":".join((GUEST, *paths)),
         "REPROBOX_DETERMINISM": settings.determinism,
         "REPROBOX_SEED": str(settings.seed),
+        "REPROBOX_THREADS": str(settings.threads),
         "REPROBOX_TRAIL": f"{TRAIL}/trail.jsonl",
         **({"REPROBOX_WORK": WORK} if settings.trail else {}),
     }

@@ -55,6 +55,15 @@ def digits(tmp_path: Path) -> Tool:
     return Tool(tmp_path / "examples/digits")
 
 
+@pytest.fixture
+def trainings(digits: Tool) -> Tool:
+    """The digits example with the trainings of tests/trainings beside it."""
+    for name in ("train.py", "resume.py", "drive.py"):
+        shutil.copy(REPO / "tests/trainings" / name, digits.folder / name)
+    shutil.copy(digits.folder / "data" / "digits.csv", digits.folder / "digits.csv")
+    return digits
+
+
 @pytest.fixture(scope="session")
 def channel() -> Channel:
     """The channel without TensorFlow, made once a machine."""
