@@ -80,6 +80,36 @@ def find_mistakes(
     return tuple(sorted(kept, key=lambda finding: finding.severity != "error"))
 
 
+def find_unpromised(trail: Sequence[Event], *, threads: bool = False) -> tuple[Finding, ...]:
+    """Find what a run asked for that no determinism level can make the same again.
+
+    Args:
+        trail: Its trail.
+        threads: Whether threads of the user's own count, too; most of them do no harm.
+
+    Returns:
+        A note for each, in the order of the run.
+    """
+    found = []
+    for event in trail:
+        if event["event"] != "unpromised":
+            continue
+        what = str(event.get("what"))
+        is_thread = "hread" in what or "rocess" in what
+        if is_thread and not threads:
+            continue
+        does = "works in threads or processes of its own" if is_thread else "draws from the system's entropy"
+        found.append(
+            Finding(
+                factor=f"unpromised:{what}",
+                severity="note",
+                sentence=f"{does} ({what}), which no determinism level can make the same again",
+                where=f"{event.get('file')}:{event.get('line')}",
+            )
+        )
+    return tuple(found)
+
+
 def _find_refits(trained: Sequence[Event], evaluated: Sequence[Event]) -> Iterator[Finding]:
     """An estimator that the training fitted is fitted again: it then knows other numbers than the model expects."""
     before = {event["of"]: event for event in trained if event["event"] == "fit" and "of" in event}

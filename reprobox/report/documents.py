@@ -55,15 +55,10 @@ def render_run(record: Record, folder: str) -> dict[str, Any]:
         "outputs": [output.to_json() for output in record.outputs],
         "metrics": record.metrics,
         "tainted": list(record.tainted),
+        "findings": list(record.findings),
         "record": folder,
     }
-    if record.draft["kind"] == "eval":
-        document |= {
-            "of": record.draft["of"],
-            "comparison": list(record.comparison),
-            "findings": list(record.findings),
-        }
-    elif record.draft["kind"] == "verify":
+    if record.draft["kind"] != "run":
         document |= {"of": record.draft["of"], "comparison": list(record.comparison)}
     return document
 

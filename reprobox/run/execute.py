@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from reprobox import __version__
-from reprobox.diff.findings import find_mistakes
+from reprobox.diff.findings import find_mistakes, find_unpromised
 from reprobox.diff.trail import find_contents, parse_trail
 from reprobox.engines.base import (
     PROMISES,
@@ -188,12 +188,14 @@ def _read_trail(folder: Path) -> bytes:
 def _find_mistakes(
     store: RunStore, draft: Mapping[str, Any], active: Path, collected: Collected
 ) -> tuple[dict[str, Any], ...]:
-    """Look at what an evaluation did, beside what the training did; nothing where either left no trail."""
+    """Look at what a run did; at what an evaluation did beside its training, where both left a trail."""
+    trail = parse_trail(_read_trail(active))
+    unpromised = tuple(finding.to_json() for finding in find_unpromised(trail))
     if draft["kind"] != "eval":
-        return ()
-    trails = [parse_trail(_read_trail(folder)) for folder in (store.run_folder(RunId(draft["of"])), active)]
+        return unpromised
+    trails = [parse_trail(_read_trail(store.run_folder(RunId(draft["of"])))), trail]
     if not all(trails):
-        return ()
+        return unpromised
     files = [*draft["code"]["files"], *draft["inputs"]]
     found = find_mistakes(
         *trails,
@@ -202,7 +204,7 @@ def _find_mistakes(
         code={row["path"]: row["sha256"] for row in files},
         made={output.path: output.sha256 for output in collected.outputs},
     )
-    return tuple(finding.to_json() for finding in found)
+    return tuple(finding.to_json() for finding in found) + unpromised
 
 
 def _watch(world: World, request: ContainerRequest, active: Path) -> tuple[Status, int | None, list[str]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reprobox.diff.compare import Difference, compare_hardware
+from reprobox.diff.findings import find_unpromised
 from reprobox.diff.judge import Judgement, Tolerance, judge_reruns, require_known
 from reprobox.diff.trail import Divergence, find_divergence, parse_trail
 from reprobox.errors import ArtefactAltered, CommandFailed, Interrupted, RecordError
@@ -112,7 +113,7 @@ def verify_run(
         hardware=compare_hardware(recorded.draft["hardware"], reruns[0].draft["hardware"]),
         divergence=_find_divergence(world, recorded, reruns, judgement),
         moved=_compare_outputs(world.store, judgement),
-        notes=tuple(_notes(recorded, reruns)),
+        notes=(*_notes(recorded, reruns), *_notes_of_trails(world.store, reruns, judgement)),
     )
 
 
@@ -176,6 +177,14 @@ def _compare_outputs(store: RunStore, judgement: Judgement) -> dict[str, tuple[T
                     format_b=row.found.format,
                 )
     return moved
+
+
+def _notes_of_trails(store: RunStore, reruns: Sequence[Record], judgement: Judgement) -> list[str]:
+    """What was seen that may be why a run did not come out as recorded."""
+    if judgement.verdict == "identical":
+        return []
+    trail = parse_trail((store.run_folder(reruns[0].run) / "trail.jsonl").read_bytes())
+    return [f"{found.where} {found.sentence}" for found in find_unpromised(trail, threads=True)]
 
 
 def _notes(recorded: Record, reruns: Sequence[Record]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reprobox.diff.findings import Finding, count_common, find_mistakes
+from reprobox.diff.findings import Finding, count_common, find_mistakes, find_unpromised
 
 SAMPLE = {"shift": 0, "rows": [f"{number:016x}" for number in range(10)]}
 OTHER = {"shift": 0, "rows": [f"{number:016x}" for number in range(100, 110)]}
@@ -149,3 +149,15 @@ def test_samples_of_two_sizes_are_compared_where_both_look() -> None:
     rare = {"shift": 4, "rows": [row for row in all_rows if not int(row, 16) & 15]}
     assert count_common({"shift": 0, "rows": all_rows}, rare) == (4, 4)
     assert count_common(rare, {"shift": 0, "rows": all_rows}) == (4, 4)
+
+
+def test_entropy_is_a_note_and_threads_are_kept_for_who_asks() -> None:
+    trail = [
+        {"event": "unpromised", "what": "numpy.random without a seed", "file": "train.py", "line": 3},
+        {"event": "unpromised", "what": "threading.Thread", "file": "train.py", "line": 5},
+    ]
+    (found,) = find_unpromised(trail)
+    assert (found.factor, found.severity, found.where) == (
+        "unpromised:numpy.random without a seed", "note", "train.py:3",
+    )  # fmt: skip
+    assert [row.where for row in find_unpromised(trail, threads=True)] == ["train.py:3", "train.py:5"]
