@@ -44,7 +44,7 @@ _STRICT = {
 }
 _PORTABLE = {
     "ONEDNN_MAX_CPU_ISA": "AVX2",
-    # Else TensorFlow uses oneDNN only on processors with AVX-512 VNNI; Eigen, in its place, goes by cache sizes.
+    # By itself TensorFlow uses oneDNN only on processors with AVX-512 VNNI.
     "TF_ENABLE_ONEDNN_OPTS": "1",
     "OPENBLAS_CORETYPE": "Haswell",
     "MKL_CBWR": "AVX2",
