@@ -304,6 +304,7 @@ def test_inside_the_container(project: Tool) -> None:
     ours = {
         "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "PATH", "HOSTNAME", "SSL_CERT_FILE", "VIRTUAL_ENV", "PYTHONUTF8",
         "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONNOUSERSITE", "PYTHONHASHSEED", "PYTHONPATH",
+        "LOKY_MAX_CPU_COUNT", "MKL_DYNAMIC", "NPROC", "OMP_DYNAMIC", "POLARS_MAX_THREADS", "PYTHON_CPU_COUNT",
         "CUDA_DEVICE_ORDER", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE", "LET_IN", "GIVEN", "PWD",
     }  # fmt: skip
     unknown = {name for name in environment if name not in ours and not name.startswith(("REPROBOX_", "TF_"))}
