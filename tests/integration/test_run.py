@@ -306,7 +306,6 @@ def test_inside_the_container(project: Tool) -> None:
         "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONNOUSERSITE", "PYTHONHASHSEED", "PYTHONPATH",
         "LOKY_MAX_CPU_COUNT", "MKL_DYNAMIC", "NPROC", "OMP_DYNAMIC", "POLARS_MAX_THREADS", "PYTHON_CPU_COUNT",
         "CUDA_DEVICE_ORDER", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE", "LET_IN", "GIVEN", "PWD",
-        "LOKY_MAX_CPU_COUNT", "POLARS_MAX_THREADS", "PYTHON_CPU_COUNT", "NPROC", "OMP_DYNAMIC", "MKL_DYNAMIC",
     }  # fmt: skip
     unknown = {name for name in environment if name not in ours and not name.startswith(("REPROBOX_", "TF_"))}
     assert not {name for name in unknown if not name.endswith("_NUM_THREADS")}, unknown
