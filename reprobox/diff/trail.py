@@ -94,9 +94,12 @@ def find_divergence(a: Sequence[Event], b: Sequence[Event]) -> Divergence | None
         b: The second's.
 
     Returns:
-        The stage, or None where all stages are equal, or neither trail has any.
+        The stage, or None where all stages are equal, or one of the trails has none: it was not asked for, or was left
+        by a version that noted none.
     """
     first, second = list_stages(a), list_stages(b)
+    if not first or not second:
+        return None
     for old, new in zip(first, second, strict=False):
         if (old["event"], old.get("of")) != (new["event"], new.get("of")):
             return _describe(
@@ -116,9 +119,12 @@ def find_divergence(a: Sequence[Event], b: Sequence[Event]) -> Divergence | None
 def compare_trails(a: Sequence[Event], b: Sequence[Event]) -> tuple[Difference, ...]:
     """Compare two trails stage by stage, for a tree of differences.
 
-    Of two programs that do different things, the stages are matched by kind, name and number.
+    Of two programs that do different things, the stages are matched by kind, name and number. Where one of the trails
+    has none, nothing can be said.
     """
     first, second = _number_stages(a), _number_stages(b)
+    if not first or not second:
+        return ()
     found = []
     for key in [*first, *(key for key in second if key not in first)]:
         old, new = first.get(key), second.get(key)

@@ -73,6 +73,13 @@ def test_what_only_one_run_does_is_said() -> None:
     assert "only the first run does this" in found.sentence
 
 
+def test_a_trail_without_stages_tells_nothing() -> None:
+    """It was not asked for, or is of a version that noted none."""
+    for a, b in ((TRAIL, []), ([], TRAIL), ([], [])):
+        assert find_divergence(a, b) is None
+        assert compare_trails(a, b) == ()
+
+
 def test_what_one_side_did_not_look_at_is_no_difference() -> None:
     """A cap keeps a digest away; that is no evidence."""
     capped = _with(FIT)
