@@ -11,7 +11,7 @@ from reprobox.cli.environment_commands import JsonOption
 from reprobox.cli.session import Session, print_document
 
 if TYPE_CHECKING:
-    from reprobox.records.models import ContentDigest
+    from reprobox.records.models.content import ContentDigest
 
 
 def register(app: typer.Typer) -> None:
@@ -47,7 +47,7 @@ def digest(
 
 def _describe(path: Path, name: str) -> dict[str, Any]:
     from reprobox.records.digests import digest_file
-    from reprobox.records.models import detect_format, digest_architecture, digest_content, digest_optimizer
+    from reprobox.records.models.content import detect_format, digest_architecture, digest_content, digest_optimizer
 
     format_ = detect_format(path)
     # A folder has no bytes of its own, so only a model that is one has something to say.
@@ -80,7 +80,7 @@ def _render(row: dict[str, Any]) -> list[str]:
 
 def _print_differences(session: Session, paths: list[str], as_json: bool) -> None:
     from reprobox.errors import NotReproduced, UsageError
-    from reprobox.records.models_difference import compare_tensors
+    from reprobox.records.models.difference import compare_tensors
     from reprobox.report.tensors import render_difference_document, render_differences
 
     if len(paths) != 2:

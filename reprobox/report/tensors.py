@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from reprobox.records.metrics import encode_metric
-from reprobox.records.models_difference import TensorDifference
+from reprobox.records.models.difference import TensorDifference
 
 _ORDER: Final = {"only-a": 0, "only-b": 1, "dtype": 2, "shape": 3, "values": 4}
 

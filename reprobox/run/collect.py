@@ -19,7 +19,7 @@ from reprobox.records.metrics import (
     merge_metrics,
     parse_metrics,
 )
-from reprobox.records.models import ContentDigest, detect_format, digest_content, list_companions
+from reprobox.records.models.content import ContentDigest, detect_format, digest_content, list_companions
 from reprobox.records.record import STREAMS, Output, Record, Status
 from reprobox.records.store import RunStore
 

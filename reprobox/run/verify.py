@@ -15,7 +15,7 @@ from reprobox.diff.judge import Judgement, Tolerance, judge_reruns, require_know
 from reprobox.diff.trail import Divergence, find_divergence, parse_trail
 from reprobox.errors import ArtefactAltered, CommandFailed, Interrupted, RecordError
 from reprobox.records.check import check_run
-from reprobox.records.models_difference import TensorDifference, compare_tensors
+from reprobox.records.models.difference import TensorDifference, compare_tensors
 from reprobox.records.record import Record, RunId
 from reprobox.records.store import RunStore
 from reprobox.run.driver import load_image_of, load_lock_of, require_gpu_fit, settle_recorded

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reprobox.errors import RecordError
-from reprobox.records.models import detect_format, digest_content, list_tensors
+from reprobox.records.models.content import detect_format, digest_content, list_tensors
 
 FIXTURES = Path(__file__).parents[1] / "unit" / "records" / "fixtures"
 

@@ -18,7 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from reprobox.records.models import ContentDigest, examine_content
+from reprobox.records.models.content import ContentDigest, examine_content
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Any]

@@ -25,8 +25,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from reprobox.errors import RecordError
-from reprobox.records import models_arrays, models_tensors
-from reprobox.records.models import (
+from reprobox.records.models import arrays as models_arrays
+from reprobox.records.models import tensors as models_tensors
+from reprobox.records.models.content import (
     ContentDigest,
     NoContent,
     detect_format,

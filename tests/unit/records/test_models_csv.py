@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reprobox.records.models import ContentDigest, NoContent, examine_content
+from reprobox.records.models.content import ContentDigest, NoContent, examine_content
 
 
 def table_digest(rows: list[list[bytes]]) -> str:

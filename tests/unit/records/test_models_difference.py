@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from reprobox.errors import ContentRefused, RecordError
-from reprobox.records import models_difference
-from reprobox.records.models_difference import TensorDifference, compare_in_process, compare_tensors
+from reprobox.records.models import difference as models_difference
+from reprobox.records.models.difference import TensorDifference, compare_in_process, compare_tensors
 from reprobox.report.tensors import render_difference_document, render_differences
 from tests.unit.records.model_files import digest, make_model, write_hdf5, write_keras, write_weights
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reprobox.errors import RecordError
-from reprobox.records.models import NoContent, detect_format, examine_content, list_tensors
-from reprobox.records.models_gguf import _TYPES
+from reprobox.records.models.content import NoContent, detect_format, examine_content, list_tensors
+from reprobox.records.models.gguf import _TYPES
 from tests.unit.records.model_files import digest
 
 FIXTURES = Path(__file__).parent / "fixtures" / "gguf"

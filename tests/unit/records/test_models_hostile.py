@@ -22,8 +22,9 @@ import pytest
 import safetensors.numpy
 
 from reprobox.errors import RecordError, ReproboxError
-from reprobox.records import models_hdf5_data, models_reader
-from reprobox.records.models import (
+from reprobox.records.models import hdf5_data as models_hdf5_data
+from reprobox.records.models import reader as models_reader
+from reprobox.records.models.content import (
     ContentDigest,
     NoContent,
     detect_format,
@@ -193,9 +194,9 @@ class TestHostileFiles:
         path = write_keras(tmp_path / "m.keras", make_model())
         program = (
             "import sys, subprocess\n"
-            "from reprobox.records.models import digest_content\n"
+            "from reprobox.records.models.content import digest_content\n"
             f"print(digest_content({str(path)!r}).digest, 'h5py' in sys.modules, 'numpy' in sys.modules)\n"
-            "from reprobox.records import models_reader\n"
+            "from reprobox.records.models import reader as models_reader\n"
             "print(models_reader._CHILD._process.pid)"
         )
         shown = subprocess.run(

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reprobox.errors import RecordError
-from reprobox.records.models import (
+from reprobox.records.models.content import (
     detect_format,
     digest_content,
 )
-from reprobox.records.models_keras import LegacyLayer, is_model_weight, name_legacy_weights, name_weights
+from reprobox.records.models.keras import LegacyLayer, is_model_weight, name_legacy_weights, name_weights
 from tests.unit.records.model_files import (
     KerasModel,
     digest,

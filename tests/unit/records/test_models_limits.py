@@ -22,9 +22,9 @@ LARGE = 128 << 20
 PROGRAM = """
 import resource, sys
 from reprobox.errors import RecordError
-from reprobox.records.models import ContentDigest, detect_format, examine_content
+from reprobox.records.models.content import ContentDigest, detect_format, examine_content
 import numpy, zipfile, google_crc32c
-from reprobox.records import models_gguf, models_onnx, models_tensorflow, models_torch
+from reprobox.records.models import gguf as models_gguf, onnx as models_onnx, tensorflow as models_tensorflow, torch as models_torch
 now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (now + int(sys.argv[1]),) * 2)
 for path in sys.argv[2:]:

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reprobox.errors import RecordError
-from reprobox.records.models import NoContent, detect_format, examine_content, list_tensors
-from reprobox.records.models_onnx import list_external_files
-from reprobox.records.models_protobuf import parse_varint
+from reprobox.records.models.content import NoContent, detect_format, examine_content, list_tensors
+from reprobox.records.models.onnx import list_external_files
+from reprobox.records.models.protobuf import parse_varint
 from tests.unit.records.model_files import digest
 
 FIXTURES = Path(__file__).parent / "fixtures" / "onnx"

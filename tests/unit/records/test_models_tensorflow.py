@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reprobox.errors import RecordError
-from reprobox.records.models import (
+from reprobox.records.models.content import (
     NoContent,
     detect_format,
     digest_architecture,
@@ -24,10 +24,10 @@ from reprobox.records.models import (
     examine_content,
     list_tensors,
 )
-from reprobox.records.models_table import MAGIC, checksum, mask_checksum
-from reprobox.records.models_tensorflow import list_companions
-from reprobox.records.models_tf_graph import Attribute, Node
-from reprobox.records.models_tf_names import name_checkpoint
+from reprobox.records.models.table import MAGIC, checksum, mask_checksum
+from reprobox.records.models.tensorflow import list_companions
+from reprobox.records.models.tf_graph import Attribute, Node
+from reprobox.records.models.tf_names import name_checkpoint
 from tests.unit.records.model_files import digest, reference_digest
 
 FIXTURES = Path(__file__).parent / "fixtures" / "keras"

@@ -20,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reprobox.errors import ContentRefused, RecordError
-from reprobox.records import models_pickle
-from reprobox.records.models import (
+from reprobox.records.models import pickle as models_pickle
+from reprobox.records.models import torch as models_torch
+from reprobox.records.models.content import (
     NoContent,
     detect_format,
     examine_content,
@@ -224,7 +225,7 @@ class TestHostile:
             {"0": b"1"},
         )
         program = (
-            "import sys\nfrom reprobox.records.models import digest_content\n"
+            "import sys\nfrom reprobox.records.models.content import digest_content\n"
             f"digest_content({str(path)!r}).digest\n"
             "print([m for m in ('antigravity', 'this', 'torch', 'numpy') if m in sys.modules])"
         )
@@ -289,7 +290,6 @@ class TestHostile:
 
     def test_doubling_is_cut_short(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A few bytes that stand for 2**60 ways to a value, or for a stack that grows and grows, end at a limit."""
-        from reprobox.records import models_torch
 
         monkeypatch.setattr(models_torch, "_MAX_VISITS", 10_000)
         doubled = b"\x80\x02Cq\x00".replace(b"C", b"]") + b"".join(
@@ -382,10 +382,10 @@ class TestHostile:
         """Archives that unpack to gigabytes, or that claim to: an error or a refusal within 200 MiB."""
         program = (
             "import resource, sys, zipfile\n"
-            "from reprobox.records.models import examine_content\n"
+            "from reprobox.records.models.content import examine_content\n"
             "from reprobox.errors import RecordError\n"
-            "import reprobox.records.models_torch, reprobox.records.models_pickle, numpy\n"
-            "reprobox.records.models_pickle.MAX_VALUES = 1_000_000\n"
+            "import reprobox.records.models.torch, reprobox.records.models.pickle, numpy\n"
+            "reprobox.records.models.pickle.MAX_VALUES = 1_000_000\n"
             "now = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
             "resource.setrlimit(resource.RLIMIT_AS, (now + (200 << 20),) * 2)\n"
             "for path in sys.argv[1:]:\n"

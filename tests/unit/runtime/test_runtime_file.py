@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from reprobox.records.models import digest_content
+from reprobox.records.models.content import digest_content
 from reprobox.runtime import StateError, StateMismatch, StateUnreadable, load_checkpoint, save_checkpoint
 from reprobox.runtime.file import read_file, write_file
 from reprobox.runtime.tree import decode, encode

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from reprobox.errors import ContentRefused
-from reprobox.records.models_arrays import ElementType, describe_dtype, encode_array, plan_slabs
-from reprobox.records.models_tensors import SLAB_BYTES, Tensor, reading
-from reprobox.records.models_zip import open_zip, require_spoolable
+from reprobox.records.models.arrays import ElementType, describe_dtype, encode_array, plan_slabs
+from reprobox.records.models.tensors import SLAB_BYTES, Tensor, reading
+from reprobox.records.models.zip import open_zip, require_spoolable
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from reprobox.errors import ContentRefused
-from reprobox.records.models_bundle import Bundle, count_shards, describe_entry, list_shards, open_bundle, read_strings
-from reprobox.records.models_spans import read_span
-from reprobox.records.models_tensors import MAX_TENSORS, Tensor, reading
-from reprobox.records.models_tf_graph import OBJECT_GRAPH_KEY, parse_object_graph
-from reprobox.records.models_tf_names import name_checkpoint
-from reprobox.records.models_tf_scopes import SavedUse, read_saved_use
+from reprobox.records.models.bundle import Bundle, count_shards, describe_entry, list_shards, open_bundle, read_strings
+from reprobox.records.models.spans import read_span
+from reprobox.records.models.tensors import MAX_TENSORS, Tensor, reading
+from reprobox.records.models.tf_graph import OBJECT_GRAPH_KEY, parse_object_graph
+from reprobox.records.models.tf_names import name_checkpoint
+from reprobox.records.models.tf_scopes import SavedUse, read_saved_use
 
 SAVED_MODEL: Final = "saved_model.pb"
 """The file that makes a folder a SavedModel, and stands for it."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from reprobox.errors import ContentRefused
-from reprobox.records.models_tensors import Tensor
+from reprobox.records.models.tensors import Tensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,7 +93,7 @@ def compare_tensors(
         RecordError: A file cannot be read, is truncated or damaged.
         ContentRefused: A file holds no tensors that are read here.
     """
-    from reprobox.records.models import HDF5_FORMATS, detect_format, has_tensors
+    from reprobox.records.models.content import HDF5_FORMATS, detect_format, has_tensors
 
     sides = []
     for path, format in ((Path(path_a), format_a), (Path(path_b), format_b)):
@@ -103,7 +103,7 @@ def compare_tensors(
         sides.append((path, known))
     (first, known_a), (second, known_b) = sides
     if HDF5_FORMATS & {known_a, known_b}:
-        from reprobox.records.models_reader import compare_in_child
+        from reprobox.records.models.reader import compare_in_child
 
         return compare_in_child(first, known_a, second, known_b)
     return compare_in_process(first, known_a, second, known_b)
@@ -125,7 +125,7 @@ def compare_in_process(path_a: Path, format_a: str, path_b: Path, format_b: str)
         RecordError: A file cannot be read, is truncated or damaged.
         ContentRefused: A file holds something that is not read.
     """
-    from reprobox.records.models import list_tensors
+    from reprobox.records.models.content import list_tensors
 
     differences = []
     with closing(list_tensors(path_a, format_a)) as tensors_a, closing(list_tensors(path_b, format_b)) as tensors_b:

@@ -3,7 +3,7 @@
 A pickle is a program that may call anything. This interpreter knows its stack and its memo, but where the program
 names a class or function it keeps the name (`Global`), where it calls one it keeps what was called with what (`Call`),
 and where it asks the outside for an object it keeps the id (`Persistent`). Whoever knows what a call means, as
-`models_torch` does for tensors, looks at these.
+`torch` does for tensors, looks at these.
 
 Dictionaries are lists of pairs: nothing is ever hashed or compared, so no value made to do harm costs more than its
 bytes. Values may contain themselves; whoever walks them has to expect that.

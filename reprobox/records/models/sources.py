@@ -8,25 +8,25 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final, cast
 
-from reprobox.records.models_tensors import Tensor
+from reprobox.records.models.tensors import Tensor
 
 HDF5_FORMATS: Final = frozenset({"keras", "keras-weights-h5", "keras-h5", "hdf5"})
 """Formats that are read in a child process, because the HDF5 library may crash on a damaged file."""
 
 _READERS: Final = {
-    "keras": ("models_keras_files", "open_keras"),
-    "keras-weights-h5": ("models_keras_files", "open_keras_weights"),
-    "keras-h5": ("models_keras_files", "open_keras_legacy"),
-    "hdf5": ("models_hdf5", "open_datasets"),
-    "npy": ("models_numpy", "open_npy"),
-    "npz": ("models_numpy", "open_npz"),
-    "safetensors": ("models_safetensors", "open_safetensors"),
-    "torch-zip": ("models_torch", "open_torch"),
-    "torch-legacy": ("models_torch_legacy", "open_torch_legacy"),
-    "tf-checkpoint": ("models_tensorflow", "open_checkpoint"),
-    "savedmodel": ("models_tensorflow", "open_savedmodel"),
-    "onnx": ("models_onnx", "open_onnx"),
-    "gguf": ("models_gguf", "open_gguf"),
+    "keras": ("keras_files", "open_keras"),
+    "keras-weights-h5": ("keras_files", "open_keras_weights"),
+    "keras-h5": ("keras_files", "open_keras_legacy"),
+    "hdf5": ("hdf5", "open_datasets"),
+    "npy": ("numpy", "open_npy"),
+    "npz": ("numpy", "open_npz"),
+    "safetensors": ("safetensors", "open_safetensors"),
+    "torch-zip": ("torch", "open_torch"),
+    "torch-legacy": ("torch_legacy", "open_torch_legacy"),
+    "tf-checkpoint": ("tensorflow", "open_checkpoint"),
+    "savedmodel": ("tensorflow", "open_savedmodel"),
+    "onnx": ("onnx", "open_onnx"),
+    "gguf": ("gguf", "open_gguf"),
 }
 
 
@@ -54,5 +54,5 @@ def open_tensors(path: Path, format: str) -> AbstractContextManager[list[Tensor]
         own reader says.
     """
     module, name = _READERS[format]
-    reader = getattr(import_module(f"reprobox.records.{module}"), name)
+    reader = getattr(import_module(f"reprobox.records.models.{module}"), name)
     return cast(Callable[[Path], AbstractContextManager[list[Tensor]]], reader)(path)

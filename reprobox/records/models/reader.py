@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
 
 from reprobox.errors import ContentRefused, RecordError, ReproboxError
-from reprobox.records.models_tensors import ContentDigest
+from reprobox.records.models.tensors import ContentDigest
 
 if TYPE_CHECKING:
-    from reprobox.records.models_difference import TensorDifference
-    from reprobox.records.models_parts import Part
+    from reprobox.records.models.difference import TensorDifference
+    from reprobox.records.models.parts import Part
 
 _MEMORY_BYTES: Final = 4 << 30
 _GRACE_S: Final = 60.0
@@ -40,7 +40,7 @@ _SLOWEST_BYTES_PER_S: Final = 1 << 20
 # The child finds reprobox and its libraries where this process did, whatever that process changed since its start.
 _PROGRAM: Final = (
     "import os, sys; os.environ.update(HDF5_PLUGIN_PRELOAD='::', OPENBLAS_NUM_THREADS='1'); sys.path[:] = {path!r}; "
-    "from reprobox.records.models_reader import serve; serve()"
+    "from reprobox.records.models.reader import serve; serve()"
 )
 
 
@@ -51,7 +51,7 @@ def detect_in_child(path: Path) -> str:
         path: An HDF5 file.
 
     Returns:
-        The format, as `models_formats.detect_hdf5` gives it.
+        The format, as `formats.detect_hdf5` gives it.
 
     Raises:
         RecordError: The file crashed the library, or held it for too long.
@@ -79,7 +79,7 @@ def examine_in_child(path: Path, format: str, part: Part = "content") -> Content
 
 
 def compare_in_child(path_a: Path, format_a: str, path_b: Path, format_b: str) -> tuple[TensorDifference, ...]:
-    """Compare the tensors of two files, by `models_difference.compare_in_process` in the child.
+    """Compare the tensors of two files, by `difference.compare_in_process` in the child.
 
     Args:
         path_a: A file.
@@ -94,7 +94,7 @@ def compare_in_child(path_a: Path, format_a: str, path_b: Path, format_b: str) -
         ContentRefused: One holds something that is not read.
         RecordError: One is damaged, crashed the library, or held it for too long.
     """
-    from reprobox.records.models_difference import TensorDifference
+    from reprobox.records.models.difference import TensorDifference
 
     answer = _ask("compare", path_a, format_a, other=(path_b, format_b))
     rows = answer["differences"]
@@ -122,9 +122,9 @@ def serve() -> None:
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    from reprobox.records.models_difference import compare_in_process
-    from reprobox.records.models_formats import detect_hdf5
-    from reprobox.records.models_parts import digest_part
+    from reprobox.records.models.difference import compare_in_process
+    from reprobox.records.models.formats import detect_hdf5
+    from reprobox.records.models.parts import digest_part
 
     path, format = Path(request["path"]), request["format"]
     try:

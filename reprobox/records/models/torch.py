@@ -1,7 +1,7 @@
 """The tensors of what `torch.save` wrote, without torch and without unpickling.
 
 A torch zip file has a pickle, `<root>/data.pkl`, and the bytes of each storage in `<root>/data/<key>`. The pickle is
-read as inert values (`models_pickle`); the few calls by which torch rebuilds a tensor are known here, and nothing else
+read as inert values (`pickle`); the few calls by which torch rebuilds a tensor are known here, and nothing else
 needs to be: dictionaries, lists and the attributes of any object are searched for tensors.
 
 Source: `torch/serialization.py` and `torch/_utils.py` of PyTorch 2; docs/source/notes/serialization.rst.
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from reprobox.errors import ContentRefused, RecordError
-from reprobox.records.models_pickle import (
+from reprobox.records.models.pickle import (
     MAX_PICKLE_BYTES,
     Call,
     Dictionary,
@@ -27,9 +27,9 @@ from reprobox.records.models_pickle import (
     Value,
     parse_pickle,
 )
-from reprobox.records.models_storages import Element, Storages, View
-from reprobox.records.models_tensors import MAX_DIMENSIONS, MAX_NAME_BYTES, MAX_TENSORS, Tensor, reading
-from reprobox.records.models_zip import open_member, open_zip
+from reprobox.records.models.storages import Element, Storages, View
+from reprobox.records.models.tensors import MAX_DIMENSIONS, MAX_NAME_BYTES, MAX_TENSORS, Tensor, reading
+from reprobox.records.models.zip import open_member, open_zip
 
 if TYPE_CHECKING:
     from zipfile import ZipFile

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from reprobox.errors import ContentRefused, RecordError
-from reprobox.records.models_tensors import MAX_TENSORS, reading
+from reprobox.records.models.tensors import MAX_TENSORS, reading
 
 if TYPE_CHECKING:
     from zipfile import ZipFile, ZipInfo

@@ -9,8 +9,8 @@ import io
 from dataclasses import dataclass
 from typing import Final
 
-from reprobox.records.models_protobuf import Field, ProtobufReader, Span
-from reprobox.records.models_tensors import MAX_NAME_BYTES
+from reprobox.records.models.protobuf import Field, ProtobufReader, Span
+from reprobox.records.models.tensors import MAX_NAME_BYTES
 
 OBJECT_GRAPH_KEY: Final = "_CHECKPOINTABLE_OBJECT_GRAPH"
 

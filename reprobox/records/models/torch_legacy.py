@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 from reprobox.errors import ContentRefused
-from reprobox.records.models_pickle import MAX_PICKLE_BYTES, Dictionary, Value, parse_pickle
-from reprobox.records.models_storages import Storages
-from reprobox.records.models_tensors import Tensor, reading
-from reprobox.records.models_torch import Search
-from reprobox.records.models_zip import Window
+from reprobox.records.models.pickle import MAX_PICKLE_BYTES, Dictionary, Value, parse_pickle
+from reprobox.records.models.storages import Storages
+from reprobox.records.models.tensors import Tensor, reading
+from reprobox.records.models.torch import Search
+from reprobox.records.models.zip import Window
 
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _VERSION: Final = 1001

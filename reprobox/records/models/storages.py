@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol, Self
 
 from reprobox.errors import ContentRefused
-from reprobox.records.models_arrays import ElementType, plan_slabs
-from reprobox.records.models_tensors import SLAB_BYTES, Tensor, reading
-from reprobox.records.models_zip import require_spoolable
+from reprobox.records.models.arrays import ElementType, plan_slabs
+from reprobox.records.models.tensors import SLAB_BYTES, Tensor, reading
+from reprobox.records.models.zip import require_spoolable
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from reprobox.errors import ContentRefused
-from reprobox.records.models_spans import read_exactly, read_span
-from reprobox.records.models_tensors import MAX_TENSORS, Tensor, reading
+from reprobox.records.models.spans import read_exactly, read_span
+from reprobox.records.models.tensors import MAX_TENSORS, Tensor, reading
 
 MAGIC: Final = b"GGUF"
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from reprobox.records.models_protobuf import ProtobufReader, Span
-from reprobox.records.models_tensors import MAX_NAME_BYTES
+from reprobox.records.models.protobuf import ProtobufReader, Span
+from reprobox.records.models.tensors import MAX_NAME_BYTES
 
 _MAX_BYTES: Final = 2 << 30
 

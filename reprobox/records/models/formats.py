@@ -87,7 +87,7 @@ def _detect(path: Path, file: BinaryIO) -> Format | None:
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _detect_zip(path) or (by_name if by_name in ("keras", "npz") else None)
     if _is_hdf5(file, size):
-        from reprobox.records.models_reader import detect_in_child
+        from reprobox.records.models.reader import detect_in_child
 
         try:
             return cast(Format, detect_in_child(path))
@@ -129,7 +129,7 @@ def _is_hdf5(file: BinaryIO, size: int) -> bool:
 
 
 def _detect_zip(path: Path) -> Format | None:
-    from reprobox.records.models_zip import open_zip
+    from reprobox.records.models.zip import open_zip
 
     try:
         with open_zip(path) as archive:
@@ -154,7 +154,7 @@ def detect_hdf5(path: Path) -> Format:
     Returns:
         `keras-h5`, `keras-weights-h5` or `hdf5`; by its name where it is too damaged to tell.
     """
-    from reprobox.records.models_hdf5 import list_child_groups, list_root_attributes, open_hdf5
+    from reprobox.records.models.hdf5 import list_child_groups, list_root_attributes, open_hdf5
 
     try:
         with open_hdf5(path) as hdf5:

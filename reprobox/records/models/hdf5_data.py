@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from reprobox.errors import ContentRefused
-from reprobox.records.models_arrays import ElementType, describe_dtype, encode_array, plan_slabs
-from reprobox.records.models_tensors import Tensor, reading
+from reprobox.records.models.arrays import ElementType, describe_dtype, encode_array, plan_slabs
+from reprobox.records.models.tensors import Tensor, reading
 
 _DEFLATE: Final = 1
 _FLETCHER32: Final = 3

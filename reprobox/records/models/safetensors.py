@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from reprobox.errors import ContentRefused
-from reprobox.records.models_spans import read_exactly, read_span
-from reprobox.records.models_tensors import MAX_TENSORS, Tensor, reading
+from reprobox.records.models.spans import read_exactly, read_span
+from reprobox.records.models.tensors import MAX_TENSORS, Tensor, reading
 
 MAX_HEADER_BYTES: Final = 100_000_000
 """The format's own limit."""

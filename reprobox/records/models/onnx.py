@@ -16,9 +16,9 @@ from typing import BinaryIO, Final
 
 from reprobox.errors import ContentRefused
 from reprobox.records.digests import is_plain_path
-from reprobox.records.models_protobuf import Field, ProtobufReader, Span, to_signed
-from reprobox.records.models_spans import read_span
-from reprobox.records.models_tensors import MAX_DIMENSIONS, MAX_NAME_BYTES, MAX_TENSORS, SLAB_BYTES, Tensor, reading
+from reprobox.records.models.protobuf import Field, ProtobufReader, Span, to_signed
+from reprobox.records.models.spans import read_span
+from reprobox.records.models.tensors import MAX_DIMENSIONS, MAX_NAME_BYTES, MAX_TENSORS, SLAB_BYTES, Tensor, reading
 
 _MAX_DEPTH: Final = 32
 _MAX_STRING_BYTES: Final = 64 << 20

@@ -1,6 +1,6 @@
 """NumPy element types and arrays, in the spelling of the recipe `tensors-v1`.
 
-Shared by the sources whose files NumPy can describe (`models_numpy`, `models_hdf5`). Pure: arrays in, bytes
+Shared by the sources whose files NumPy can describe (`numpy`, `hdf5`). Pure: arrays in, bytes
 out. NumPy is imported inside the functions, so that importing this module costs nothing.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from reprobox.errors import ContentRefused
-from reprobox.records.models_tensors import SLAB_BYTES
+from reprobox.records.models.tensors import SLAB_BYTES
 
 if TYPE_CHECKING:
     import numpy as np

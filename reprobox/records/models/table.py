@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from reprobox.errors import ContentRefused
-from reprobox.records.models_protobuf import parse_varint
+from reprobox.records.models.protobuf import parse_varint
 
 FOOTER_BYTES: Final = 48
 MAGIC: Final = bytes.fromhex("57fb808b247547db")

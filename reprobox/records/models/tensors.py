@@ -1,6 +1,6 @@
 """The recipe `tensors-v1/sha256`: named tensors in, one digest out. Pure; knows no file format.
 
-A source (`models_numpy`, `models_safetensors`, `models_hdf5`) lists a file's tensors, `sort_tensors` checks
+A source (`numpy`, `safetensors`, `hdf5`) lists a file's tensors, `sort_tensors` checks
 and orders the list, `digest_tensors` asks each tensor for its bytes in turn. Memory stays within a few slabs.
 
 `docs/formats/digest-v1.md` is the specification; change it first.

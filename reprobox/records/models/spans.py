@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from reprobox.records.models_tensors import SLAB_BYTES, reading
+from reprobox.records.models.tensors import SLAB_BYTES, reading
 
 
 def read_span(

@@ -18,10 +18,10 @@ from typing import Any, Final
 
 from reprobox.errors import ContentRefused, RecordError
 from reprobox.records.digests import digest_json
-from reprobox.records.models_formats import FORMATS, Format, detect_format
-from reprobox.records.models_parts import HAVE_PARTS, Part, parse_json_float
-from reprobox.records.models_sources import HDF5_FORMATS, has_tensors, open_tensors
-from reprobox.records.models_tensors import (
+from reprobox.records.models.formats import FORMATS, Format, detect_format
+from reprobox.records.models.parts import HAVE_PARTS, Part, parse_json_float
+from reprobox.records.models.sources import HDF5_FORMATS, has_tensors, open_tensors
+from reprobox.records.models.tensors import (
     TENSORS_RECIPE,
     ContentDigest,
     Tensor,
@@ -104,11 +104,11 @@ def examine_content(path: str | os.PathLike[str], format: str | None = None) -> 
         if known == "json":
             return _digest_json_file(path)
         if known in HDF5_FORMATS:
-            from reprobox.records.models_reader import examine_in_child
+            from reprobox.records.models.reader import examine_in_child
 
             return examine_in_child(path, known)
         if known == "csv":
-            from reprobox.records.models_csv import digest_table
+            from reprobox.records.models.csv import digest_table
 
             return digest_table(path)
         if known is not None and has_tensors(known):
@@ -157,11 +157,11 @@ def list_companions(path: str | os.PathLike[str], format: str | None = None) -> 
     path = Path(path)
     known = format or detect_format(path)
     if known in ("tf-checkpoint", "savedmodel"):
-        from reprobox.records import models_tensorflow
+        from reprobox.records.models import tensorflow
 
-        return models_tensorflow.list_companions(path, known)
+        return tensorflow.list_companions(path, known)
     if known == "onnx":
-        from reprobox.records.models_onnx import list_external_files
+        from reprobox.records.models.onnx import list_external_files
 
         return tuple(path.parent / name for name in list_external_files(path))
     return ()
@@ -203,7 +203,7 @@ def _digest_part(path: Path, format: str | None, part: Part) -> ContentDigest | 
     known = format or detect_format(path)
     if known not in HAVE_PARTS:
         return None
-    from reprobox.records.models_reader import examine_in_child
+    from reprobox.records.models.reader import examine_in_child
 
     try:
         return examine_in_child(path, known, part)

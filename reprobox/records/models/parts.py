@@ -16,8 +16,8 @@ from typing import Any, Final, Literal
 
 from reprobox.errors import ContentRefused, RecordError
 from reprobox.records.digests import canonical_json
-from reprobox.records.models_keras import rename_layers
-from reprobox.records.models_tensors import ContentDigest, Tensor, digest_tensors, reading, sort_tensors
+from reprobox.records.models.keras import rename_layers
+from reprobox.records.models.tensors import ContentDigest, Tensor, digest_tensors, reading, sort_tensors
 
 Part = Literal["content", "architecture", "optimizer"]
 
@@ -55,7 +55,7 @@ def digest_part(path: Path, format: str, part: Part) -> ContentDigest:
     """
     match part:
         case "content":
-            from reprobox.records.models import digest_tensors_of
+            from reprobox.records.models.content import digest_tensors_of
 
             return digest_tensors_of(path, format)
         case "architecture":
@@ -156,7 +156,7 @@ def _rename(value: Any, names: dict[str, str]) -> Any:
 
 def _read_config(path: Path, format: str) -> str:
     if format == "keras":
-        from reprobox.records.models_zip import open_member, open_zip
+        from reprobox.records.models.zip import open_member, open_zip
 
         with open_zip(path) as archive:
             if _CONFIG not in archive.namelist():
@@ -166,7 +166,7 @@ def _read_config(path: Path, format: str) -> str:
             with open_member(path, archive, _CONFIG) as stream, reading(path, "the configuration of a Keras model"):
                 return stream.read().decode("utf-8")
     if format == "keras-h5":
-        from reprobox.records.models_hdf5 import find_text_attribute, open_hdf5
+        from reprobox.records.models.hdf5 import find_text_attribute, open_hdf5
 
         with open_hdf5(path) as hdf5:
             text = find_text_attribute(hdf5, "", "model_config")
@@ -177,9 +177,9 @@ def _read_config(path: Path, format: str) -> str:
 
 @contextmanager
 def _open_optimizer(path: Path, format: str) -> Iterator[list[Tensor]]:
-    from reprobox.records.models_hdf5 import open_hdf5
-    from reprobox.records.models_keras_files import KERAS_WEIGHTS, list_legacy_optimizer, list_optimizer
-    from reprobox.records.models_zip import open_member, open_zip
+    from reprobox.records.models.hdf5 import open_hdf5
+    from reprobox.records.models.keras_files import KERAS_WEIGHTS, list_legacy_optimizer, list_optimizer
+    from reprobox.records.models.zip import open_member, open_zip
 
     with ExitStack() as stack:
         if format == "keras":

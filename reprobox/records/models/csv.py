@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from reprobox.errors import ContentRefused
-from reprobox.records.models_tensors import ContentDigest, reading
+from reprobox.records.models.tensors import ContentDigest, reading
 
 TABLE_RECIPE: Final = "table-v1/sha256"
 

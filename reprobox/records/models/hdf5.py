@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from reprobox.errors import ContentRefused, RecordError
-from reprobox.records.models_hdf5_data import Hdf5, describe_dataset
-from reprobox.records.models_hdf5_heaps import require_sound_heaps
-from reprobox.records.models_tensors import MAX_NAME_BYTES, MAX_TENSORS, Tensor, reading
+from reprobox.records.models.hdf5_data import Hdf5, describe_dataset
+from reprobox.records.models.hdf5_heaps import require_sound_heaps
+from reprobox.records.models.tensors import MAX_NAME_BYTES, MAX_TENSORS, Tensor, reading
 
 MAX_DEPTH: Final = 100
 

@@ -1,9 +1,9 @@
 """What the variables of a TensorFlow checkpoint or SavedModel are called. Pure: the graph of objects in, names out.
 
-A Keras model gets the names that it has in Keras's own files (`models_keras`), where the layers' names are known. How
+A Keras model gets the names that it has in Keras's own files (`keras`), where the layers' names are known. How
 many layers own a variable is told by the objects on the way to it; their names are told
 
-* in a SavedModel, by the scopes in which the variable is used (`models_tf_scopes`);
+* in a SavedModel, by the scopes in which the variable is used (`tf_scopes`);
 * else by the variable's own name, which ends with the names of its layers, unless some are lost.
 
 An exported model (`model.export`) has its variables in a list instead: there, scopes and own names have to agree.
@@ -20,10 +20,10 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from reprobox.records.models_keras import name_owned_weights
-from reprobox.records.models_tensors import MAX_NAME_BYTES
-from reprobox.records.models_tf_graph import Node
-from reprobox.records.models_tf_scopes import SavedUse
+from reprobox.records.models.keras import name_owned_weights
+from reprobox.records.models.tensors import MAX_NAME_BYTES
+from reprobox.records.models.tf_graph import Node
+from reprobox.records.models.tf_scopes import SavedUse
 
 _VARIABLE: Final = "VARIABLE_VALUE"
 _MAX_NAMES: Final = 64 << 20

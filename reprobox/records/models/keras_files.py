@@ -1,6 +1,6 @@
 """The weights in Keras's own files, under the names that one model has in all of them.
 
-`models_keras` decides on the names; here is where they are found: in the groups and attributes of HDF5, and in the
+`keras` decides on the names; here is where they are found: in the groups and attributes of HDF5, and in the
 members of a `.keras` file.
 
 Source: `saving/saving_lib.py` and `legacy/saving/legacy_h5_format.py` of Keras 3.15.
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from reprobox.errors import ContentRefused, RecordError
-from reprobox.records.models_hdf5 import find_text_attribute, list_datasets, list_text_attribute, open_hdf5
-from reprobox.records.models_hdf5_data import Hdf5
-from reprobox.records.models_keras import (
+from reprobox.records.models.hdf5 import find_text_attribute, list_datasets, list_text_attribute, open_hdf5
+from reprobox.records.models.hdf5_data import Hdf5
+from reprobox.records.models.keras import (
     TOP_LEVEL_WEIGHTS,
     LegacyLayer,
     is_model_weight,
@@ -25,8 +25,8 @@ from reprobox.records.models_keras import (
     name_legacy_weights,
     name_weights,
 )
-from reprobox.records.models_tensors import SLAB_BYTES, Tensor
-from reprobox.records.models_zip import open_member, open_zip
+from reprobox.records.models.tensors import SLAB_BYTES, Tensor
+from reprobox.records.models.zip import open_member, open_zip
 
 if TYPE_CHECKING:
     from zipfile import ZipFile

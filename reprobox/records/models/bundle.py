@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from reprobox.errors import ContentRefused
-from reprobox.records.models_protobuf import ProtobufReader, Span, parse_varint, to_signed
-from reprobox.records.models_table import checksum, mask_checksum, read_table
-from reprobox.records.models_tensors import MAX_DIMENSIONS, MAX_NAME_BYTES, MAX_TENSORS, SLAB_BYTES, Tensor, reading
+from reprobox.records.models.protobuf import ProtobufReader, Span, parse_varint, to_signed
+from reprobox.records.models.table import checksum, mask_checksum, read_table
+from reprobox.records.models.tensors import MAX_DIMENSIONS, MAX_NAME_BYTES, MAX_TENSORS, SLAB_BYTES, Tensor, reading
 
 _MAX_SHARDS: Final = 10_000
 _MAX_STRING_BYTES: Final = 64 << 20
