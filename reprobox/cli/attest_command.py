@@ -88,19 +88,13 @@ def _sign(
     *,
     as_json: bool,
 ) -> None:
-    from reprobox.errors import ArtefactAltered
     from reprobox.records.attestation import attest_run, attestations_folder
-    from reprobox.records.check import check_run
+    from reprobox.records.check import require_intact
     from reprobox.records.statements import PREDICATE_NAMES
 
     record = session.store.load_record(run_id)
     _require_secret(session, record, key_file)
-    problems = check_run(session.store, run_id)
-    if problems:
-        path, problem = problems[0]
-        raise ArtefactAltered(
-            f"run {run_id}: {path}: {problem}; nothing was signed", hint=f"see reprobox check {run_id}"
-        )
+    require_intact(session.store, run_id, workers=session.workers, consequence="; nothing was signed")
     # What can fail for want of a right argument comes first: then nothing was signed either.
     signature = _render_model_signature(session, record, key, model_signing, model)
     found, new = attest_run(session.store, run_id, key)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reprobox.cli.environment_commands import JsonOption
-from reprobox.cli.run_commands import EngineOption, RunArgument
+from reprobox.cli.run_commands import EngineOption, RunArgument, find_latest
 from reprobox.cli.session import Session, print_document, say
 
 if TYPE_CHECKING:
     from reprobox.env.lockfile import Lock
-    from reprobox.records.record import Record, RunId
+    from reprobox.records.record import Record
 
 
 def register(app: typer.Typer) -> None:
@@ -50,7 +50,7 @@ def verify(
     session: Session = context.obj
     session.engine_name = engine
     tolerances = [parse_tolerance(text) for text in tolerance or ()]
-    run_id = session.store.find_run(run) if run != "latest" else _latest_original(session)
+    run_id = session.store.find_run(run) if run != "latest" else find_latest(session, ("run", "eval"), "make again")
     references = [session.store.load_record(session.store.find_run(name)) for name in reference or ()]
     if 0 < len(references) < LEAST_RUNS - 1:
         raise UsageError(
@@ -75,20 +75,6 @@ def verify(
         raise error
 
 
-def _latest_original(session: Session) -> RunId:
-    """The latest completed run that is not itself one made again."""
-    from reprobox.errors import RecordError
-
-    runs = session.store.list_runs()
-    for name in reversed(runs):
-        record = session.store.load_record(name)
-        if record.draft["kind"] != "verify" and record.status == "completed":
-            return name
-    if runs:
-        raise RecordError("no completed run to make again", hint="list them: reprobox runs")
-    return session.store.find_run("latest")
-
-
 def diff(
     context: typer.Context,
     a: Annotated[str, typer.Argument(metavar="A", help="A run: an id, a unique prefix, latest, or latest~N.")],
@@ -100,12 +86,15 @@ def diff(
     from reprobox.diff.trail import compare_trails
     from reprobox.report.difference import list_differences, render_differences
     from reprobox.report.text import Style
+    from reprobox.run.trails import load_trail
 
     session: Session = context.obj
     runs = [session.store.find_run(name) for name in (a, b)]
     records = [session.store.load_record(run) for run in runs]
     found = compare_records(
-        *records, locks=_load_locks(session, records), stages=compare_trails(*_load_trails(session, records))
+        *records,
+        locks=_load_locks(session, records),
+        stages=compare_trails(*(load_trail(session.store, run) for run in runs)),
     )
     if as_json:
         print_document({"a": runs[0], "b": runs[1], "identical": not found, "differences": list_differences(found)})
@@ -127,17 +116,3 @@ def _load_locks(session: Session, records: list[Record]) -> tuple[Lock, Lock] | 
         say(f"note: packages are compared by what the records list alone: {error.message}")
         return None
     return first, second
-
-
-def _load_trails(session: Session, records: list[Record]) -> list[Any]:
-    from reprobox.diff.trail import parse_trail
-    from reprobox.errors import RecordError
-
-    trails = []
-    for record in records:
-        file = session.store.run_folder(record.run) / "trail.jsonl"
-        try:
-            trails.append(parse_trail(file.read_bytes()))
-        except OSError as error:
-            raise RecordError(f"{file}: {error.strerror}", hint=f"see reprobox check {record.run}") from None
-    return trails

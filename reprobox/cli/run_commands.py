@@ -11,7 +11,7 @@ from reprobox.cli.environment_commands import JsonOption
 from reprobox.cli.session import Session, print_document, say
 
 if TYPE_CHECKING:
-    from reprobox.records.record import Record
+    from reprobox.records.record import Kind, Record, RunId
     from reprobox.run.world import Options
 
 _PASS_ON = {"allow_interspersed_args": False}
@@ -134,22 +134,32 @@ def evaluate(
     options = _options(
         session, inputs, outputs, metrics, determinism, seed, threads, gpus, env, network, memory, no_place, no_trail
     )
-    run_id = session.store.find_run(of) if of != "latest" else _latest_training(session)
+    run_id = session.store.find_run(of) if of != "latest" else find_latest(session, ("run",), "evaluate")
     world = session.world(output_to_stderr=as_json)
     _conclude(session, evaluate_run(world, run_id, tuple(command), options), as_json=as_json, gate=gate)
 
 
-def _latest_training(session: Session) -> Any:
-    """The latest completed run that is not itself an evaluation."""
+def find_latest(session: Session, kinds: tuple[Kind, ...], purpose: str) -> RunId:
+    """Find the latest completed run of some kinds.
+
+    Args:
+        session: The call.
+        kinds: Which runs count.
+        purpose: What it is wanted for, for the message.
+
+    Raises:
+        RecordNotFound: There is no run at all.
+        RecordError: There is none of these that was completed.
+    """
     from reprobox.errors import RecordError
 
-    runs_ = session.store.list_runs()
-    for name in reversed(runs_):
+    names = session.store.list_runs()
+    for name in reversed(names):
         record = session.store.load_record(name)
-        if record.draft["kind"] == "run" and record.status == "completed":
+        if record.draft["kind"] in kinds and record.status == "completed":
             return name
-    if runs_:
-        raise RecordError("no completed run to evaluate", hint="list them: reprobox runs")
+    if names:
+        raise RecordError(f"no completed run to {purpose}", hint="list them: reprobox runs")
     return session.store.find_run("latest")
 
 

@@ -19,6 +19,9 @@ _MODELS: Final = frozenset({
     ".keras", ".h5", ".hdf5", ".pkl", ".pickle", ".joblib", ".npz", ".pt", ".pth", ".ckpt", ".safetensors", ".onnx",
     ".gguf", ".index", ".pb", ".model", ".ubj", ".cbm",
 })  # fmt: skip
+_THREADS: Final = ("threading.", "concurrent.futures.", "multiprocessing")
+"""How the trail calls threads and processes of the user's own; all else that is not promised is entropy."""
+
 _LEAK_ROWS: Final = 4
 """Fewer rows in common may be there by chance, or be rows that are twice in the data."""
 
@@ -95,7 +98,7 @@ def find_unpromised(trail: Sequence[Event], *, threads: bool = False) -> tuple[F
         if event["event"] != "unpromised":
             continue
         what = str(event.get("what"))
-        is_thread = "hread" in what or "rocess" in what
+        is_thread = what.startswith(_THREADS)
         if is_thread and not threads:
             continue
         does = "works in threads or processes of its own" if is_thread else "draws from the system's entropy"

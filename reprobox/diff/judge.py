@@ -16,6 +16,7 @@ from reprobox.records.record import Output, Record
 Verdict = Literal["identical", "equivalent", "different", "unstable"]
 Grade = Literal["identical", "content", "different", "missing", "new"]
 
+_BADNESS: Final[dict[Verdict, int]] = {"identical": 0, "equivalent": 1, "different": 2, "unstable": 2}
 _TOLERANCE: Final = re.compile(r"(?:(?P<metric>.+)=)?(?P<number>\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?P<percent>%?)")
 
 
@@ -110,6 +111,11 @@ class Judgement:
 
     verdict: Verdict
     reruns: tuple[RerunJudged, ...]
+
+    @property
+    def shown(self) -> int:
+        """Number of the run to look at: the first whose own verdict is the worst of them."""
+        return max(range(len(self.reruns)), key=lambda number: (_BADNESS[self.reruns[number].verdict], -number))
 
 
 def parse_tolerance(text: str) -> Tolerance:

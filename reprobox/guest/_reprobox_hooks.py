@@ -237,6 +237,27 @@ def is_worker(command_line):
     return "multiprocessing" in text or "loky" in text or "ipykernel" in text
 
 
+def constant(text):
+    """Name a call by a text, whatever it is given; see `Hooks.replace`."""
+    return lambda args, kwargs: text
+
+
+def name_path(hooks, names):
+    """Name a call by the file that one of its arguments is; see `Hooks.replace`.
+
+    Args:
+        hooks: The hooks.
+        names: Of the first parameters, in order; the last is the file. What is read from memory or a socket has no
+            name, and is not noted.
+    """
+
+    def name(args, kwargs):
+        path = bind(names, args, kwargs).get(names[-1])
+        return None if path is None else hooks.name_file(path)
+
+    return name
+
+
 def bind(names, args, kwargs):
     """Give the arguments of these names, by position or by keyword, leaving out what was not given.
 

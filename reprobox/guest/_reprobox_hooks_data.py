@@ -3,7 +3,7 @@
 import sys
 
 from _reprobox_describe import describe
-from _reprobox_hooks import bind
+from _reprobox_hooks import bind, constant
 from _reprobox_state import digest_objects, digest_state, is_estimator
 
 _READERS = {
@@ -20,7 +20,7 @@ def apply(name, module, hooks):
     if name == "sklearn.datasets":
         for found in sorted(getattr(module, "__all__", ())):
             if found.startswith(("load_", "fetch_")):
-                hooks.replace(module, found, "read", after=_describe_dataset, of=_constant(found))
+                hooks.replace(module, found, "read", after=_describe_dataset, of=constant(found))
     elif name == "numpy":
         hooks.replace(module, "load", "read", after=_describe_result, of=_name_first(hooks))
         hooks.replace(module, "save", "save", before=_describe_saved, of=_name_first(hooks))
@@ -43,10 +43,6 @@ def apply(name, module, hooks):
 def _hook_readers(name, module, hooks):
     for function in _READERS[name]:
         hooks.replace(module, function, "read", after=_describe_result, of=_name_first(hooks))
-
-
-def _constant(text):
-    return lambda args, kwargs: text
 
 
 def _name_first(hooks):

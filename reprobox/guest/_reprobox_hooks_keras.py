@@ -4,7 +4,7 @@ import hashlib
 import sys
 
 from _reprobox_describe import CAP_BYTES, describe, digest_array, to_array
-from _reprobox_hooks import bind
+from _reprobox_hooks import bind, name_path
 
 _DATA = {"fit": ("self", "x", "y"), "evaluate": ("self", "x", "y"), "predict": ("self", "x")}
 
@@ -17,14 +17,19 @@ def apply(name, module, hooks):
     for method, event in (("fit", "fit"), ("evaluate", "evaluate"), ("predict", "predict")):
         _hook_method(hooks, model, method, event, before=_describe_call(method), after=_describe_end(method))
     for method in ("save", "save_weights", "export"):
-        _hook_method(hooks, model, method, "save", before=_describe_model, of=_name_path(hooks, ("self", "filepath")))
+        _hook_method(hooks, model, method, "save", before=_describe_model, of=name_path(hooks, ("self", "filepath")))
     _hook_method(
-        hooks, model, "load_weights", "load", after=_describe_loaded_weights, of=_name_path(hooks, ("self", "filepath"))
+        hooks,
+        model,
+        "load_weights",
+        "load",
+        after=_describe_loaded_weights,
+        of=name_path(hooks, ("self", "filepath")),
     )
     for holder in (getattr(module, "models", None), getattr(module, "saving", None)):
         original = getattr(holder, "load_model", None)
         if original is not None and not hasattr(original, "_reprobox"):
-            hooked = hooks.wrap(original, "load", None, _describe_loaded_model, of=_name_path(hooks, ("filepath",)))
+            hooked = hooks.wrap(original, "load", None, _describe_loaded_model, of=name_path(hooks, ("filepath",)))
             _replace_everywhere(original, hooked, name)
 
 
@@ -107,15 +112,6 @@ def _describe_end(method):
         return {"value": float(result)}
 
     return describe_end
-
-
-def _name_path(hooks, names):
-    def name(args, kwargs):
-        found = bind(names, args, kwargs)
-        path = found.get("filepath")
-        return None if path is None else hooks.name_file(path)
-
-    return name
 
 
 def _describe_model(args, kwargs):

@@ -8,7 +8,7 @@ import sys
 import types
 
 from _reprobox_describe import describe
-from _reprobox_hooks import bind
+from _reprobox_hooks import bind, constant
 from _reprobox_state import digest_state
 
 _METHODS = {
@@ -100,15 +100,11 @@ def _hook_metrics(module, hooks):
         names = inner.__code__.co_varnames[: inner.__code__.co_argcount]
         if names[:1] != ("y_true",) or len(names) < 2:
             continue
-        hooked = hooks.wrap(function, "score", _describe_score(names[:2]), _describe_value, of=_constant(name))
+        hooked = hooks.wrap(function, "score", _describe_score(names[:2]), _describe_value, of=constant(name))
         # In its own module too: what is sent to workers must be found there again.
         for holder in (module, sys.modules.get(function.__module__)):
             if holder is not None and vars(holder).get(name) is function:
                 setattr(holder, name, hooked)
-
-
-def _constant(text):
-    return lambda args, kwargs: text
 
 
 def _describe_score(names):

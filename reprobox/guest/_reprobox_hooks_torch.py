@@ -4,27 +4,19 @@ import hashlib
 import sys
 
 from _reprobox_describe import CAP_BYTES, digest_array, to_array
-from _reprobox_hooks import bind
+from _reprobox_hooks import bind, name_path
 
 
 def apply(name, module, hooks):
     """Hook `torch`, just imported."""
-    hooks.replace(module, "save", "save", before=_describe_saved, of=_name_path(hooks, ("obj", "f")))
-    hooks.replace(module, "load", "load", after=_describe_loaded, of=_name_path(hooks, ("f",)))
+    hooks.replace(module, "save", "save", before=_describe_saved, of=name_path(hooks, ("obj", "f")))
+    hooks.replace(module, "load", "load", after=_describe_loaded, of=name_path(hooks, ("f",)))
     hooks.replace(module.nn.Module, "load_state_dict", "load", before=_describe_state, of=_name_class)
     hooks.replace(module.nn.Module, "train", "mode", after=_describe_mode, of=_name_class)
 
 
 def _name_class(args, kwargs):
     return type(args[0]).__name__
-
-
-def _name_path(hooks, names):
-    def name(args, kwargs):
-        target = bind(names, args, kwargs).get("f")
-        return None if target is None else hooks.name_file(target)
-
-    return name
 
 
 def _describe_saved(args, kwargs):

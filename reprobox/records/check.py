@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-from reprobox.errors import RecordError
+from reprobox.errors import ArtefactAltered, RecordError
 from reprobox.records.digests import digest_bytes, digest_file
 from reprobox.records.record import STREAMS, Record, RunId, parse_sums
 
@@ -113,3 +113,22 @@ def check_run(store: Checkable, run: RunId, *, workers: int = 1) -> list[tuple[s
         if name not in known and not entry.is_dir():
             problems[name] = "is not in the record"
     return sorted(problems.items())
+
+
+def require_intact(store: Checkable, run: RunId, *, workers: int = 1, consequence: str = "") -> None:
+    """Require that everything of a run is as it was recorded.
+
+    Args:
+        store: Where it is.
+        run: The run.
+        workers: Files hashed at once.
+        consequence: What follows if it is not, for the end of the message.
+
+    Raises:
+        ArtefactAltered: Something is not; names the first.
+        RecordError: The record itself is unreadable or altered.
+    """
+    problems = check_run(store, run, workers=workers)
+    if problems:
+        path, problem = problems[0]
+        raise ArtefactAltered(f"run {run}: {path}: {problem}{consequence}", hint=f"see reprobox check {run}")

@@ -81,7 +81,7 @@ def render_verification(found: Verification, style: Style) -> list[str]:
         f"{style(judgement.verdict, _COLOURS[judgement.verdict])}  run {style(found.recorded.run, 'bold')}, "
         f"made again {times}: {explain_verdict(judgement)}"
     ]
-    shown = next((row for row in judgement.reruns if row.verdict == judgement.verdict), judgement.reruns[0])
+    shown = judgement.reruns[judgement.shown]
     if shown.outputs:
         lines += ["", *_render_outputs(shown, found, style)]
     if shown.metrics:
@@ -142,7 +142,7 @@ def render_divergence(found: Divergence) -> list[str]:
 def describe_verification(found: Verification) -> dict[str, Any]:
     """Render what `verify --json` prints."""
     judgement = found.judgement
-    shown = next((row for row in judgement.reruns if row.verdict == judgement.verdict), judgement.reruns[0])
+    shown = judgement.reruns[judgement.shown]
     divergence = found.divergence
     return {
         "run": found.recorded.run,

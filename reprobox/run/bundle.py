@@ -26,7 +26,7 @@ from reprobox.image.tar_stream import stream_members
 from reprobox.records.attestation import FOLDER as ATTESTATIONS
 from reprobox.records.attestation import NAME as ATTESTATION_NAME
 from reprobox.records.attestation import check_attestations, list_attestations, take_attestations
-from reprobox.records.check import check_run
+from reprobox.records.check import check_run, require_intact
 from reprobox.records.digests import digest_bytes, digest_file, is_digest, is_plain_path
 from reprobox.records.record import Record, RunId, parse_sums, render_sums
 from reprobox.records.store import RunStore
@@ -90,10 +90,7 @@ def list_chain(store: RunStore, run: RunId) -> list[Record]:
     wanted: RunId | None = run
     while wanted is not None and wanted not in {record.run for record in records}:
         record = store.load_record(wanted)
-        problems = check_run(store, wanted)
-        if problems:
-            path, problem = problems[0]
-            raise ArtefactAltered(f"run {wanted}: {path}: {problem}", hint=f"see reprobox check {wanted}")
+        require_intact(store, wanted)
         _require_attestations(store, wanted, hint=f"see reprobox check {wanted}")
         store.require_object(record.draft["environment"]["lock_sha256"], name=f"{wanted}: its lock")
         records.insert(0, record)

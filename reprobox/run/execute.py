@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from reprobox import __version__
 from reprobox.diff.findings import find_mistakes, find_unpromised
-from reprobox.diff.trail import find_contents, parse_trail
+from reprobox.diff.trail import Event, find_contents
 from reprobox.engines.base import (
     PROMISES,
     RUN_LABEL,
@@ -37,6 +37,7 @@ from reprobox.run.materials import Materials
 from reprobox.run.prepare import Prepared
 from reprobox.run.settings import GUEST, TRAIL, WORK, Settings, render_variables
 from reprobox.run.snapshot import SnapshotPlan, hand_over, hash_inputs, make_mount_points, require_readable
+from reprobox.run.trails import find_trail
 from reprobox.run.world import Command, Sink, World
 
 GRACE_S = 10
@@ -153,6 +154,7 @@ def finish_run(
     trail = active / "trail" / "trail.jsonl"
     if trail.is_file() and not trail.is_symlink():
         shutil.copyfile(trail, active / "trail.jsonl")
+    events = find_trail(active)
     baseline: Baseline = note["baseline"]
     collected = collect_outputs(
         active / "work",
@@ -162,7 +164,7 @@ def finish_run(
         patterns=tuple(note["outputs"]),
         metric_patterns=tuple(note["metrics"]),
         workers=workers,
-        contents=find_contents(parse_trail(_read_trail(active))),
+        contents=find_contents(events),
     )
     return seal(
         store,
@@ -174,31 +176,24 @@ def finish_run(
         collected=collected,
         trained=note["trained"],
         tainted=tainted,
-        findings=_find_mistakes(store, note["draft"], active, collected) if status == "completed" else (),
+        findings=_find_mistakes(store, note["draft"], events, collected) if status == "completed" else (),
     )
 
 
-def _read_trail(folder: Path) -> bytes:
-    try:
-        return (folder / "trail.jsonl").read_bytes()
-    except OSError:
-        return b""
-
-
 def _find_mistakes(
-    store: RunStore, draft: Mapping[str, Any], active: Path, collected: Collected
+    store: RunStore, draft: Mapping[str, Any], trail: Sequence[Event], collected: Collected
 ) -> tuple[dict[str, Any], ...]:
     """Look at what a run did; at what an evaluation did beside its training, where both left a trail."""
-    trail = parse_trail(_read_trail(active))
     unpromised = tuple(finding.to_json() for finding in find_unpromised(trail))
     if draft["kind"] != "eval":
         return unpromised
-    trails = [parse_trail(_read_trail(store.run_folder(RunId(draft["of"])))), trail]
-    if not all(trails):
+    trained = find_trail(store.run_folder(RunId(draft["of"])))
+    if not trained or not trail:
         return unpromised
     files = [*draft["code"]["files"], *draft["inputs"]]
     found = find_mistakes(
-        *trails,
+        trained,
+        trail,
         run=draft["of"],
         outputs={row["path"]: row["sha256"] for row in draft["given"]},
         code={row["path"]: row["sha256"] for row in files},

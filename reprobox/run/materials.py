@@ -128,19 +128,15 @@ def gather_from_record(world: World, record: Record, staging: Path) -> Materials
         if file.link is None:
             store.require_object(file.sha256, name=f"{record.run}: {file.path}")
     inputs = tuple(_recorded(row) for row in draft["inputs"])
-    roots = _find_roots(draft, inputs)
+    places = {name: Path(name) if name.startswith("/") else root / name for name in _find_roots(draft, inputs)}
     plan = SnapshotPlan(
         copied=tuple(file.path for file in code if file.link is None),
         links=tuple((file.path, file.link) for file in code if file.link is not None),
-        inputs=tuple((name, Path(name) if name.startswith("/") else root / name) for name in roots),
+        inputs=tuple(
+            (name, _find_input(name, place, inputs, world, staging, run=record.run)) for name, place in places.items()
+        ),
         left_out=tuple((row["path"], row["reason"]) for row in draft["code"]["left_out"]),
         notes=(),
-    )
-    plan = replace(
-        plan,
-        inputs=tuple(
-            (name, _find_input(name, source, inputs, world, staging, run=record.run)) for name, source in plan.inputs
-        ),
     )
     command = draft["command"]
     return Materials(

@@ -6,7 +6,7 @@ are in docs/determinism.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,8 +138,3 @@ def render_variables(settings: Settings, paths: Sequence[str] = ()) -> dict[str,
         "REPROBOX_TRAIL": f"{TRAIL}/trail.jsonl",
         **({"REPROBOX_WORK": WORK} if settings.trail else {}),
     }
-
-
-def settings_of(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Those settings of a recorded run that an evaluation takes over: what shapes numbers, not what it may touch."""
-    return {key: recorded[key] for key in ("determinism", "seed", "threads")}

@@ -11,16 +11,17 @@ from pathlib import Path
 
 from reprobox.diff.compare import Difference, compare_hardware
 from reprobox.diff.findings import find_unpromised
-from reprobox.diff.judge import Judgement, Tolerance, judge_reruns, require_known
-from reprobox.diff.trail import Divergence, find_divergence, parse_trail
-from reprobox.errors import ArtefactAltered, CommandFailed, Interrupted, RecordError
-from reprobox.records.check import check_run
+from reprobox.diff.judge import Judgement, RerunJudged, Tolerance, judge_reruns, require_known
+from reprobox.diff.trail import Divergence, find_divergence
+from reprobox.errors import CommandFailed, Interrupted, RecordError
+from reprobox.records.check import require_intact
 from reprobox.records.models.difference import TensorDifference, compare_tensors
 from reprobox.records.record import Record, RunId
 from reprobox.records.store import RunStore
 from reprobox.run.driver import load_image_of, load_lock_of, require_gpu_fit, settle_recorded
 from reprobox.run.execute import execute
 from reprobox.run.materials import gather_from_record
+from reprobox.run.trails import load_trail
 from reprobox.run.world import Command, World
 
 Rerun = Callable[[], Record]
@@ -36,9 +37,9 @@ class Verification:
         reruns: The runs made again, each with a record of its own.
         judgement: How they came out.
         hardware: How the machine that ran them differs from the recorded one, of the first of them.
-        divergence: The first stage at which the first differing one parted from the record; None where none did, or
+        divergence: The first stage at which the run that is shown parted from the record; None where it did not, or
             where the trails do not tell.
-        moved: Path of an output that differs → what its tensors differ in, for those that hold any that can be read.
+        moved: Path of an output of that run that differs → what its tensors differ in, where they can be read.
         notes: What else a person should know.
     """
 
@@ -83,10 +84,7 @@ def verify_run(
             f"run {run} is {recorded.status}, so there is no result to come to again",
             hint="name another: reprobox runs",
         )
-    problems = check_run(store, run, workers=world.workers)
-    if problems:
-        path, problem = problems[0]
-        raise ArtefactAltered(f"run {run}: {path}: {problem}", hint=f"see reprobox check {run}")
+    require_intact(store, run, workers=world.workers)
     require_known(tolerances, recorded.metrics)
     staging = store.state / f".verify-{secrets.token_hex(6)}"
     try:
@@ -106,14 +104,22 @@ def verify_run(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     judgement = judge_reruns(recorded, reruns, tolerances, references)
+    judged = judgement.reruns[judgement.shown]
+    divergence: Divergence | None = None
+    seen: tuple[str, ...] = ()
+    if judgement.verdict != "identical":
+        trail = load_trail(store, judged.run)
+        divergence = find_divergence(load_trail(store, run), trail)
+        # What was seen that may be why it did not come out as recorded.
+        seen = tuple(f"{found.where} {found.sentence}" for found in find_unpromised(trail, threads=True))
     return Verification(
         recorded=recorded,
         reruns=tuple(reruns),
         judgement=judgement,
         hardware=compare_hardware(recorded.draft["hardware"], reruns[0].draft["hardware"]),
-        divergence=_find_divergence(world, recorded, reruns, judgement),
-        moved=_compare_outputs(world.store, judgement),
-        notes=(*_notes(recorded, reruns), *_notes_of_trails(world.store, reruns, judgement)),
+        divergence=divergence,
+        moved=_compare_outputs(store, judged),
+        notes=(*_notes(recorded, reruns), *seen),
     )
 
 
@@ -149,25 +155,10 @@ def _plan_rerun(world: World, recorded: Record, staging: Path) -> Rerun:
     return rerun
 
 
-def _find_divergence(
-    world: World, recorded: Record, reruns: Sequence[Record], judgement: Judgement
-) -> Divergence | None:
-    for judged, rerun in zip(judgement.reruns, reruns, strict=True):
-        if judged.verdict != "identical":
-            return find_divergence(
-                *(
-                    parse_trail((world.store.run_folder(record.run) / "trail.jsonl").read_bytes())
-                    for record in (recorded, rerun)
-                )
-            )
-    return None
-
-
-def _compare_outputs(store: RunStore, judgement: Judgement) -> dict[str, tuple[TensorDifference, ...]]:
-    """Compare the tensors of outputs that differ, of the first run that did not come out as recorded."""
+def _compare_outputs(store: RunStore, judged: RerunJudged) -> dict[str, tuple[TensorDifference, ...]]:
+    """Compare the tensors of outputs that differ."""
     moved: dict[str, tuple[TensorDifference, ...]] = {}
-    shown = next((row for row in judgement.reruns if row.verdict != "identical"), None)
-    for row in shown.outputs if shown is not None else ():
+    for row in judged.outputs:
         if row.grade == "different" and row.recorded is not None and row.found is not None:
             with contextlib.suppress(RecordError):
                 moved[row.path] = compare_tensors(
@@ -177,14 +168,6 @@ def _compare_outputs(store: RunStore, judgement: Judgement) -> dict[str, tuple[T
                     format_b=row.found.format,
                 )
     return moved
-
-
-def _notes_of_trails(store: RunStore, reruns: Sequence[Record], judgement: Judgement) -> list[str]:
-    """What was seen that may be why a run did not come out as recorded."""
-    if judgement.verdict == "identical":
-        return []
-    trail = parse_trail((store.run_folder(reruns[0].run) / "trail.jsonl").read_bytes())
-    return [f"{found.where} {found.sentence}" for found in find_unpromised(trail, threads=True)]
 
 
 def _notes(recorded: Record, reruns: Sequence[Record]) -> list[str]:

@@ -91,6 +91,18 @@ def test_one_that_came_out_and_one_that_did_not_are_unstable() -> None:
     assert judge_reruns(make_record(), [make_record(), make_record(metrics={"accuracy": 0.7})]).verdict == "unstable"
 
 
+def test_the_run_to_look_at_is_the_first_of_the_worst() -> None:
+    """What is shown of several runs is one that bears the verdict out, not one that came out well."""
+    other = (make_output(), make_output("log.txt", "8" * 64, None))
+    good, log, bad = make_record(), make_record(outputs=other), make_record(metrics={"accuracy": 0.7})
+    for reruns, verdict, shown in (
+        ([good, good], "identical", 0), ([good, log, log], "equivalent", 1), ([good, log, bad, bad], "unstable", 2),
+        ([bad, bad], "different", 0),
+    ):  # fmt: skip
+        judged = judge_reruns(make_record(), reruns)
+        assert (judged.verdict, judged.shown) == (verdict, shown)
+
+
 @pytest.mark.parametrize("text", ["", "x", "accuracy=", "-1", "1%%", "=0.1", "accuracy=1 %"])
 def test_what_is_no_tolerance_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="tolerance"):
